@@ -1,0 +1,1 @@
+//! The one loader every mode shares; the only place that names aya.

@@ -1,0 +1,1 @@
+//! The command line: clap types in, plain configurations out.
