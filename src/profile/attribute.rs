@@ -9,7 +9,7 @@ use super::abi::MAX_FRAMES;
 use super::model::{Frame, FrameId, FrameKind, Profile, Stack};
 use super::processes::{Location, Processes};
 use super::raw::{RawProfile, RawSample, StackId};
-use crate::symbolize::modules::ModuleId;
+use crate::symbolize::modules::{ModuleId, Modules};
 use crate::symbolize::perf_map::PerfMapOwner;
 use crate::symbolize::{Queries, Symbols};
 
@@ -74,6 +74,22 @@ pub fn queries(raw: &RawProfile, processes: &Processes) -> Queries {
             .into_values()
             .map(|(owner, set)| (owner, set.into_iter().collect()))
             .collect(),
+    }
+}
+
+/// Reads `/proc` again for processes that are alive and hold a sampled address of which nothing
+/// is known: a record was lost, or the mapping is older than what was read.
+pub fn rescan_unmapped(raw: &RawProfile, processes: &mut Processes, modules: &mut Modules) {
+    let mut rescanned = HashSet::new();
+    for sample in &raw.samples {
+        // Only the leaf is known to be code; what follows may be garbage of a broken walk.
+        let leaf = stack(raw, sample.user_stack).first();
+        if let Some(&leaf) = leaf
+            && matches!(locate(processes, sample, leaf), Location::Unmapped)
+            && rescanned.insert(sample.image.tgid)
+        {
+            processes.rescan(sample.image.tgid, modules);
+        }
     }
 }
 

@@ -72,8 +72,8 @@ pub fn unknown_modules(
 
 fn describe(place: UnknownIn, modules: &Modules, symbols: &Symbols) -> (String, String) {
     let (name, remedy) = match place {
-        UnknownIn::Kernel => ("[kernel]", symbols.kernel_remedy()),
-        UnknownIn::Anonymous => ("[anonymous]", symbols.anonymous_remedy()),
+        UnknownIn::Kernel => ("[kernel]", symbols.kernel_problem.clone().unwrap_or_default()),
+        UnknownIn::Anonymous => ("[anonymous]", symbols.anonymous_problems.values().next().cloned().unwrap_or_default()),
         UnknownIn::Unmapped => (
             "[unmapped]",
             "a stack walked through code without frame pointers ends in addresses that are no \
@@ -82,7 +82,7 @@ fn describe(place: UnknownIn, modules: &Modules, symbols: &Symbols) -> (String, 
         ),
         UnknownIn::Module(id) => {
             let path = &modules.get(id).path;
-            return (path.display().to_string(), symbols.module_remedy(id));
+            return (path.display().to_string(), symbols.file_problems.get(&id).cloned().unwrap_or_default());
         }
     };
     (name.to_owned(), remedy)

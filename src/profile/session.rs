@@ -1,6 +1,5 @@
 //! One `profile` run from its configuration to the written files.
 
-use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,9 @@ use super::processes::Processes;
 use super::progress::Progress;
 use super::quality;
 use super::sampler::Sampler;
-use super::sideband::SideBand;
+use super::sideband::{Record, SideBand};
 use super::signals::Signals;
-use super::{cpus, event, report};
+use super::{cgroup, cpus, event, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
 use crate::symbolize::{self, modules::Modules};
@@ -57,6 +56,8 @@ struct Session {
     processes: Processes,
     modules: Modules,
     collector: Collector,
+    /// Side-band records of one drain; kept for its memory.
+    records: Vec<Record>,
     command: Option<Command>,
 }
 
@@ -92,9 +93,9 @@ impl Session {
         bpf.load_perf_event("sample")?;
         let event = event::by_name(&config.event)?;
         let sampler = Sampler::open(&mut bpf, "sample", &sampled, &event, config.frequency_hz)?;
-        let mut modules = Modules::default();
-        let mut processes = Processes::default();
-        processes.snapshot(filtered.as_deref(), &mut modules);
+        let mut modules = Modules::new();
+        let mut processes = Processes::new();
+        processes.snapshot(filtered.as_deref(), &mut modules)?;
         let ring = bpf.take_ring("whole_samples")?;
         Ok(Self {
             bpf,
@@ -104,6 +105,7 @@ impl Session {
             processes,
             modules,
             collector: Collector::default(),
+            records: Vec::new(),
             command,
         })
     }
@@ -155,10 +157,9 @@ impl Session {
     }
 
     fn drain(&mut self) -> Result<()> {
-        let records = self.sideband.drain()?;
-        for record in &records {
-            self.processes.apply(record, &mut self.modules);
-        }
+        self.records.clear();
+        self.sideband.drain(&mut self.records);
+        self.processes.apply_all(&self.records, &mut self.modules)?;
         let collector = &mut self.collector;
         self.ring.drain(|record| collector.add_whole(record));
         Ok(())
@@ -181,10 +182,10 @@ impl Session {
         if raw.samples.is_empty() {
             return Err(quality::explain_no_samples(config, &counters, sampled));
         }
-        self.processes.refresh(&raw, &mut self.modules);
+        attribute::rescan_unmapped(&raw, &mut self.processes, &mut self.modules);
         let queries = attribute::queries(&raw, &self.processes);
         let options = symbolize::Options { inline: config.inline, ..Default::default() };
-        let symbols = symbolize::symbolize(&queries, &self.modules, &options);
+        let symbols = symbolize::symbolize(&queries, |id| self.modules.get(id), &options);
         let tasks = TaskFrames { per_thread: config.per_thread, per_cpu: config.per_cpu };
         let attributed = attribute::attribute(&raw, &self.processes, &symbols, tasks);
 
@@ -194,9 +195,10 @@ impl Session {
             &mut profile.quality,
             &counters,
             expected,
-            malformed + self.sideband.lost(),
-            quality::unknown_modules(&attributed.unknown, &self.modules, &symbols),
+            malformed,
         );
+        profile.quality.unknown =
+            quality::unknown_modules(&attributed.unknown, &self.modules, &symbols);
         let cost = quality::Cost::of(&self.bpf);
         Ok(Finished { profile, cost })
     }
@@ -223,7 +225,7 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
     let entries = samples.next_power_of_two().clamp(4096, 65536);
     let ring_bytes = (cpus as u32 * 256 * 1024).next_power_of_two().clamp(1 << 20, 1 << 26);
     let (cgroup_id, cgroup_level) = match &config.cgroup {
-        Some(path) => preflight::cgroup(path)?,
+        Some(path) => cgroup::id_and_level(path)?,
         None => (0, 0),
     };
     let filters = !matches!(config.targets, Targets::System);
@@ -243,8 +245,3 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         .max_entries("whole_samples", ring_bytes))
 }
 
-/// Whether progress may be drawn.
-#[must_use]
-pub fn draws_progress(config: &ProfileConfig) -> bool {
-    !config.quiet && std::io::stderr().is_terminal()
-}
