@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use inferno::flamegraph::color::{BackgroundColor, Color};
 use inferno::flamegraph::{self, Direction, Options, TextTruncateDirection};
 
 use super::fold::{Folded, Marks};
@@ -18,6 +19,12 @@ use crate::profile::model::{FrameKind, Meta, Profile};
 const TITLE_CHARS_MAX: usize = 95;
 /// Characters of the other lines that fit.
 const LINE_CHARS_MAX: usize = 155;
+/// The page; `svg_header` has the dark one.
+const PAGE_COLOR: Color = Color {
+    r: 252,
+    g: 252,
+    b: 252,
+};
 /// Bounds the description for machines; a command line can be megabytes long.
 const DESCRIPTION_LINE_BYTES_MAX: usize = 16 * 1024;
 
@@ -47,6 +54,7 @@ pub fn write(profile: &Profile, options: &PictureOptions, out: &mut dyn Write) -
     drawing.subtitle = Some(header.subtitle.clone());
     drawing.min_width = options.min_width_pct;
     drawing.deterministic = true;
+    drawing.bgcolors = Some(BackgroundColor::Flat(PAGE_COLOR));
     drawing.text_truncate_direction = TextTruncateDirection::Right;
     if options.inverted {
         drawing.direction = Direction::Inverted;
@@ -163,20 +171,26 @@ fn cut(text: &str, chars_max: usize) -> String {
         .collect()
 }
 
-/// `text` in lines of at most `chars_max` characters, broken between words; a word that is longer
-/// than a line is cut.
+/// `text` in lines of at most `chars_max` characters: broken at its ` · `, between words where a
+/// part is longer than a line, and a word that is longer than a line is cut.
 fn wrap(text: &str, chars_max: usize) -> Vec<String> {
+    let length = |text: &str| text.chars().count();
     let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let word = cut(word, chars_max);
-        let Some(line) = lines.last_mut() else { break };
-        if line.is_empty() {
-            line.push_str(&word);
-        } else if line.chars().count() + 1 + word.chars().count() <= chars_max {
-            line.push(' ');
-            line.push_str(&word);
-        } else {
-            lines.push(word);
+    let mut push = |separator: &str, piece: &str| match lines.last_mut() {
+        Some(line) if line.is_empty() => line.push_str(piece),
+        Some(line) if length(line) + length(separator) + length(piece) <= chars_max => {
+            line.push_str(separator);
+            line.push_str(piece);
+        }
+        _ => lines.push(piece.to_owned()),
+    };
+    for part in text.split(" · ") {
+        if length(part) <= chars_max {
+            push(" · ", part);
+            continue;
+        }
+        for (index, word) in part.split(' ').enumerate() {
+            push(if index == 0 { " · " } else { " " }, &cut(word, chars_max));
         }
     }
     lines
@@ -187,7 +201,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_break_between_words_and_words_too_long_are_cut() {
+    fn lines_break_between_parts_then_words_and_words_too_long_are_cut() {
+        assert_eq!(wrap("aa · bb · cc dd", 9), ["aa · bb", "cc dd"]);
         assert_eq!(wrap("aa bb cc", 5), ["aa bb", "cc"]);
         assert_eq!(wrap("aaaaaaa b", 5), ["aaaa…", "b"]);
         assert_eq!(cut("äöü", 3), "äöü");

@@ -41,7 +41,7 @@ impl Header {
     fn style(&self) -> String {
         format!(
             r"
-:root {{ color-scheme: light dark; }}
+:root {{ color-scheme: light dark; background: #fcfcfc; }}
 .note {{ text-anchor: middle; fill: #555; }}
 #subtitle {{ fill: #222; }}
 #details, #matched {{ transform: translate(0, {}px); }}
