@@ -38,7 +38,9 @@ pub fn find(module: &Module, image: &Image, debug_dirs: &[PathBuf]) -> Option<De
         roots.flat_map(|root| build_id_paths(image, debug_dirs).map(move |path| (root, path)))
     };
     let by_link = link_paths(&module.path, image, debug_dirs).map(|path| (own, path));
-    by_build_id().chain(by_link).find_map(|(root, path)| open_checked(root, &path, module, image))
+    by_build_id()
+        .chain(by_link)
+        .find_map(|(root, path)| open_checked(root, &path, module, image))
 }
 
 /// Where a file with this image's build id belongs, relative to a root.
@@ -55,15 +57,26 @@ fn build_id_paths<'a>(image: &Image, dirs: &'a [PathBuf]) -> impl Iterator<Item 
         }
         _ => None,
     };
-    dirs.iter().filter_map(move |dir| name.as_ref().map(|name| dir.join(name)))
+    dirs.iter()
+        .filter_map(move |dir| name.as_ref().map(|name| dir.join(name)))
 }
 
 /// Where the file that `.gnu_debuglink` names may be, relative to a root.
-fn link_paths(module: &Path, image: &Image, debug_dirs: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
-    let link = image.debug_link.as_ref().map(|(name, _)| Path::new(OsStr::from_bytes(name)));
+fn link_paths(
+    module: &Path,
+    image: &Image,
+    debug_dirs: &[PathBuf],
+) -> impl Iterator<Item = PathBuf> {
+    let link = image
+        .debug_link
+        .as_ref()
+        .map(|(name, _)| Path::new(OsStr::from_bytes(name)));
     let is_plain = |link: &&Path| {
         let mut components = link.components();
-        matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+        matches!(
+            (components.next(), components.next()),
+            (Some(Component::Normal(_)), None)
+        )
     };
     let mut paths = Vec::new();
     if let (Some(link), Some(folder)) = (link.filter(is_plain), module.parent()) {
@@ -88,16 +101,28 @@ fn open_checked(
     let file = StableFile::of(&file).ok()?;
     let debug_image = Image::parse(file.data())?;
     let belongs = if image.build_id.is_empty() || debug_image.build_id.is_empty() {
-        image.debug_link.as_ref().is_some_and(|(_, crc)| crc32fast::hash(file.data()) == *crc)
+        image
+            .debug_link
+            .as_ref()
+            .is_some_and(|(_, crc)| crc32fast::hash(file.data()) == *crc)
     } else {
         image.build_id == debug_image.build_id
     };
-    (belongs && (debug_image.has_dwarf || debug_image.has_symtab))
-        .then_some(DebugFile { file, image: debug_image })
+    (belongs && (debug_image.has_dwarf || debug_image.has_symtab)).then_some(DebugFile {
+        file,
+        image: debug_image,
+    })
 }
 
 /// A debug link may name the file it is in.
 fn is_module_itself(file: &File, module: &Module) -> bool {
-    let identity = |file: &File| rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
-    module.file.as_ref().is_some_and(|own| identity(own) == identity(file))
+    let identity = |file: &File| {
+        rustix::fs::fstat(file)
+            .map(|stat| (stat.st_dev, stat.st_ino))
+            .ok()
+    };
+    module
+        .file
+        .as_ref()
+        .is_some_and(|own| identity(own) == identity(file))
 }

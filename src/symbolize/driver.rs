@@ -30,7 +30,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { inline: true, debug_dirs: vec![DEFAULT_DEBUG_DIR.into()] }
+        Self {
+            inline: true,
+            debug_dirs: vec![DEFAULT_DEBUG_DIR.into()],
+        }
     }
 }
 
@@ -80,13 +83,21 @@ pub fn symbolize<'a>(
             }
             Outcome::Module(id, named, problem) => {
                 let named = named.frames.into_iter();
-                symbols.files.extend(named.map(|(offset, frames)| ((id, offset), frames)));
-                symbols.file_problems.extend(problem.map(|problem| (id, problem)));
+                symbols
+                    .files
+                    .extend(named.map(|(offset, frames)| ((id, offset), frames)));
+                symbols
+                    .file_problems
+                    .extend(problem.map(|problem| (id, problem)));
             }
             Outcome::PerfMap(id, named, problem) => {
                 let named = named.into_iter();
-                symbols.anonymous.extend(named.map(|(address, frames)| ((id, address), frames)));
-                symbols.anonymous_problems.extend(problem.map(|problem| (id, problem)));
+                symbols
+                    .anonymous
+                    .extend(named.map(|(address, frames)| ((id, address), frames)));
+                symbols
+                    .anonymous_problems
+                    .extend(problem.map(|problem| (id, problem)));
             }
         }
     }
@@ -102,8 +113,16 @@ fn jobs<'a>(queries: &'a Queries, modules: impl Fn(ModuleId) -> &'a Module) -> V
         let module = modules(*id);
         let file_bytes = module.file.as_ref().and_then(|file| file.metadata().ok());
         let file_bytes = file_bytes.map_or(0, |metadata| metadata.len());
-        let shared = Arc::new(SharedModule { id: *id, module, opened: OnceLock::new() });
-        let shares = if offsets.len() < SPLIT_ADDRESSES_MIN { 1 } else { threads };
+        let shared = Arc::new(SharedModule {
+            id: *id,
+            module,
+            opened: OnceLock::new(),
+        });
+        let shares = if offsets.len() < SPLIT_ADDRESSES_MIN {
+            1
+        } else {
+            threads
+        };
         for share in offsets.chunks(offsets.len().div_ceil(shares).max(1)) {
             // Opening a file is work that grows with it; 64 KiB are about one address.
             let cost = share.len() as u64 + (file_bytes >> 16);
@@ -151,18 +170,29 @@ impl SharedModule<'_> {
                 let problem = (named.unnamed > 0).then(|| elf.remedy());
                 Outcome::Module(self.id, named, problem)
             }
-            Err(problem) => {
-                Outcome::Module(self.id, unnamed(&self.module.path, offsets), Some(problem.clone()))
-            }
+            Err(problem) => Outcome::Module(
+                self.id,
+                unnamed(&self.module.path, offsets),
+                Some(problem.clone()),
+            ),
         }
     }
 }
 
 /// What is said of a file that cannot be read: the module and the offset in it.
 fn unnamed(path: &Path, offsets: &[u64]) -> NamedOffsets {
-    let frame = |offset| Frame { name: names::unnamed(path, offset), kind: FrameKind::Unknown };
-    let frames = offsets.iter().map(|offset| (*offset, [frame(*offset)].into())).collect();
-    NamedOffsets { frames, unnamed: offsets.len() as u64 }
+    let frame = |offset| Frame {
+        name: names::unnamed(path, offset),
+        kind: FrameKind::Unknown,
+    };
+    let frames = offsets
+        .iter()
+        .map(|offset| (*offset, [frame(*offset)].into()))
+        .collect();
+    NamedOffsets {
+        frames,
+        unnamed: offsets.len() as u64,
+    }
 }
 
 /// Names of a JIT compiler's code.
@@ -173,11 +203,19 @@ fn name_anonymous(owner: &PerfMapOwner, addresses: &[u64]) -> Outcome {
     };
     let any_missing = names.iter().any(Option::is_none);
     let frame = |name: Option<std::rc::Rc<str>>| match name {
-        Some(name) => Frame { name: (*name).into(), kind: FrameKind::Jit },
-        None => Frame { name: "[unknown]".into(), kind: FrameKind::Unknown },
+        Some(name) => Frame {
+            name: (*name).into(),
+            kind: FrameKind::Jit,
+        },
+        None => Frame {
+            name: "[unknown]".into(),
+            kind: FrameKind::Unknown,
+        },
     };
-    let frames =
-        addresses.iter().zip(names).map(|(address, name)| (*address, [frame(name)].into()));
+    let frames = addresses
+        .iter()
+        .zip(names)
+        .map(|(address, name)| (*address, [frame(name)].into()));
     let path = owner.map_path();
     let problem = match error {
         Some(error) => Some(format!(
@@ -187,8 +225,11 @@ fn name_anonymous(owner: &PerfMapOwner, addresses: &[u64]) -> Outcome {
             owner.tgid
         )),
         None => any_missing.then(|| {
-            format!("code that {} does not name: it was written after the code ran, or \
-                     the runtime names only part of its code", path.display())
+            format!(
+                "code that {} does not name: it was written after the code ran, or \
+                     the runtime names only part of its code",
+                path.display()
+            )
         }),
     };
     Outcome::PerfMap(owner.id, frames.collect(), problem)

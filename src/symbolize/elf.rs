@@ -1,11 +1,10 @@
 //! What we ourselves need from an ELF file: the way from file offsets to addresses, where code
-//! is, who the file is, and where its functions start.
+//! is, who the file is, and what it has to offer.
 //!
-//! Everything here reads hostile bytes through `object` and `gimli`, which check every access.
+//! Everything here reads hostile bytes through `object`, which checks every access.
 
 use std::ops::Range;
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, NativeEndian, UnwindSection};
 use object::elf;
 use object::read::elf::{ElfFile, FileHeader, ProgramHeader, SectionHeader};
 use object::{Endianness, FileKind, Object, ObjectSection};
@@ -43,8 +42,11 @@ pub struct Image {
     /// `.gnu_debuglink`: a file name and the CRC-32 of that file.
     pub debug_link: Option<(Vec<u8>, u32)>,
     /// Virtual address of `.eh_frame_hdr`.
-    eh_frame_hdr: Option<u64>,
-    address_bytes: u8,
+    pub eh_frame_hdr: Option<u64>,
+    /// Virtual addresses of `.eh_frame`, if there are section headers to tell.
+    pub eh_frame: Option<Range<u64>>,
+    /// Size of an address in the file's code: 4 or 8.
+    pub address_bytes: u8,
     /// Has a full symbol table.
     pub has_symtab: bool,
     /// Has DWARF.
@@ -77,8 +79,16 @@ impl Image {
         if endian != Endianness::default() {
             return None;
         }
-        let mut image = Self { address_bytes, ..Self::default() };
-        for segment in header.program_headers(endian, data).ok()?.iter().take(HEADERS_MAX) {
+        let mut image = Self {
+            address_bytes,
+            ..Self::default()
+        };
+        for segment in header
+            .program_headers(endian, data)
+            .ok()?
+            .iter()
+            .take(HEADERS_MAX)
+        {
             match segment.p_type(endian) {
                 elf::PT_LOAD => image.loads.push(Load {
                     vaddr: segment.p_vaddr(endian).into(),
@@ -99,8 +109,11 @@ impl Image {
 
     fn read_sections<E: FileHeader<Endian = Endianness>>(&mut self, file: &ElfFile<'_, E>) {
         self.build_id = file.build_id().ok().flatten().unwrap_or_default().to_vec();
-        self.debug_link =
-            file.gnu_debuglink().ok().flatten().map(|(name, crc)| (name.to_vec(), crc));
+        self.debug_link = file
+            .gnu_debuglink()
+            .ok()
+            .flatten()
+            .map(|(name, crc)| (name.to_vec(), crc));
         let endian = file.endian();
         for section in file.sections().take(HEADERS_MAX) {
             let header = section.elf_section_header();
@@ -110,7 +123,14 @@ impl Image {
             if flags & u64::from(elf::SHF_EXECINSTR) != 0 && section.size() > 0 {
                 let end = section.address().saturating_add(section.size());
                 let addresses = section.address()..end;
-                self.code.push(CodeSection { name: name.to_owned(), addresses });
+                self.code.push(CodeSection {
+                    name: name.to_owned(),
+                    addresses,
+                });
+            }
+            if name == ".eh_frame" && has_data {
+                let end = section.address().saturating_add(section.size());
+                self.eh_frame = Some(section.address()..end);
             }
             self.has_symtab |= header.sh_type(endian) == elf::SHT_SYMTAB && section.size() > 0;
             self.has_dwarf |= name == ".debug_info" && has_data && section.size() > 0;
@@ -129,7 +149,9 @@ impl Image {
     #[must_use]
     pub fn vaddr(&self, file_offset: u64) -> Option<u64> {
         let holds = |load: &&Load| {
-            file_offset.checked_sub(load.offset).is_some_and(|within| within < load.file_size)
+            file_offset
+                .checked_sub(load.offset)
+                .is_some_and(|within| within < load.file_size)
         };
         let code = self.loads.iter().filter(|load| load.executable).find(holds);
         let load = code.or_else(|| self.loads.iter().find(holds))?;
@@ -139,7 +161,9 @@ impl Image {
     /// The section of code that holds a virtual address.
     #[must_use]
     pub fn code_section(&self, vaddr: u64) -> Option<&CodeSection> {
-        let after = self.code.partition_point(|section| section.addresses.start <= vaddr);
+        let after = self
+            .code
+            .partition_point(|section| section.addresses.start <= vaddr);
         let section = self.code.get(after.checked_sub(1)?)?;
         section.addresses.contains(&vaddr).then_some(section)
     }
@@ -165,37 +189,17 @@ impl Image {
     /// The bytes of the segment that a virtual address is in, from that address on.
     #[must_use]
     pub fn bytes_at<'data>(&self, data: &'data [u8], vaddr: u64) -> Option<&'data [u8]> {
-        let load = self
-            .loads
-            .iter()
-            .find(|load| vaddr.checked_sub(load.vaddr).is_some_and(|at| at < load.file_size))?;
+        let load = self.loads.iter().find(|load| {
+            vaddr
+                .checked_sub(load.vaddr)
+                .is_some_and(|at| at < load.file_size)
+        })?;
         let start = load.offset.checked_add(vaddr - load.vaddr)?;
-        let end = load.offset.checked_add(load.file_size)?.min(data.len() as u64);
+        let end = load
+            .offset
+            .checked_add(load.file_size)?
+            .min(data.len() as u64);
         data.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
-    }
-
-    /// The addresses of the function around `vaddr` according to the call frame information
-    /// that every C, C++ and Rust program carries for its exceptions (the search table of
-    /// `.eh_frame_hdr`, Linux Standard Base, "Exception Frame Header").
-    #[must_use]
-    pub fn function_around(&self, data: &[u8], vaddr: u64) -> Option<Range<u64>> {
-        let hdr_vaddr = self.eh_frame_hdr?;
-        let bases = BaseAddresses::default().set_eh_frame_hdr(hdr_vaddr);
-        let hdr = EhFrameHdr::new(self.bytes_at(data, hdr_vaddr)?, NativeEndian)
-            .parse(&bases, self.address_bytes)
-            .ok()?;
-        let gimli::Pointer::Direct(eh_frame_vaddr) = hdr.eh_frame_ptr() else { return None };
-        let bases = bases.set_eh_frame(eh_frame_vaddr);
-        let mut eh_frame = EhFrame::new(self.bytes_at(data, eh_frame_vaddr)?, NativeEndian);
-        eh_frame.set_address_size(self.address_bytes);
-        let fde = hdr
-            .table()?
-            .fde_for_address(&eh_frame, &bases, vaddr, |frames, bases, offset| {
-                frames.cie_from_offset(bases, offset)
-            })
-            .ok()?;
-        let range = fde.initial_address()..fde.end_address();
-        range.contains(&vaddr).then_some(range)
     }
 }
 
@@ -212,7 +216,10 @@ mod tests {
             executable,
         };
         let image = Image {
-            loads: vec![load(0, 0, 0x1800, false), load(0x20_1800, 0x1000, 0x1000, true)],
+            loads: vec![
+                load(0, 0, 0x1800, false),
+                load(0x20_1800, 0x1000, 0x1000, true),
+            ],
             ..Image::default()
         };
         assert_eq!(image.vaddr(0x1400), Some(0x20_1c00));

@@ -6,6 +6,7 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use crate::profile::model::{Frame, FrameKind};
 
 use super::debug_files::{self, DebugFile};
 use super::elf::Image;
+use super::functions::Functions;
 use super::modules::Module;
 use super::names;
 use super::plt::{self, Slots};
@@ -33,6 +35,7 @@ pub struct ElfNames {
     path: PathBuf,
     file: StableFile,
     image: Image,
+    functions: Functions,
     debug: Option<DebugFile>,
     inline: bool,
 }
@@ -65,15 +68,31 @@ impl ElfNames {
         let image = Image::parse(file.data())
             .ok_or_else(|| "is no ELF file of this machine's byte order".to_owned())?;
         let complete = image.has_symtab && (image.has_dwarf || !inline);
-        let debug =
-            if complete { None } else { debug_files::find(module, &image, debug_dirs) };
-        Ok(Self { path: module.path.clone(), file, image, debug, inline })
+        let debug = if complete {
+            None
+        } else {
+            debug_files::find(module, &image, debug_dirs)
+        };
+        let functions = Functions::default();
+        Ok(Self {
+            path: module.path.clone(),
+            file,
+            image,
+            functions,
+            debug,
+            inline,
+        })
     }
 
     /// Frames for sorted, unique file offsets. Each value is outermost first.
     #[must_use]
     pub fn name(&self, offsets: &[u64]) -> NamedOffsets {
         Worker::new(self).name(offsets)
+    }
+
+    /// The function around an address according to call frame information.
+    fn function_around(&self, vaddr: u64) -> Option<Range<u64>> {
+        self.functions.around(&self.image, self.file.data(), vaddr)
     }
 
     /// Why addresses of this file have no name, and what would help.
@@ -109,7 +128,10 @@ impl ElfNames {
         let mut add = |file: &StableFile, is_dwarf| {
             let mut elf = Elf::new(file.path());
             elf.debug_syms = is_dwarf;
-            places.push(Place { source: Source::Elf(elf), is_dwarf });
+            places.push(Place {
+                source: Source::Elf(elf),
+                is_dwarf,
+            });
         };
         let debug = self.debug.as_ref().map(|debug| (&debug.file, &debug.image));
         let own = (&self.file, &self.image);
@@ -120,7 +142,11 @@ impl ElfNames {
                 add(file, true);
             }
         }
-        let tables = if self.image.has_symtab { [Some(own), debug] } else { [debug, Some(own)] };
+        let tables = if self.image.has_symtab {
+            [Some(own), debug]
+        } else {
+            [debug, Some(own)]
+        };
         for (file, image) in tables.into_iter().flatten() {
             if may_read_symbols(file, image) {
                 add(file, false);
@@ -177,8 +203,10 @@ impl<'a> Worker<'a> {
     fn name(mut self, offsets: &[u64]) -> NamedOffsets {
         let mut named = NamedOffsets::default();
         for batch in offsets.chunks(BATCH) {
-            let vaddrs: Vec<Option<u64>> =
-                batch.iter().map(|offset| self.elf.image.vaddr(*offset)).collect();
+            let vaddrs: Vec<Option<u64>> = batch
+                .iter()
+                .map(|offset| self.elf.image.vaddr(*offset))
+                .collect();
             let mut known: Vec<u64> = vaddrs.iter().copied().flatten().collect();
             known.sort_unstable();
             known.dedup();
@@ -219,18 +247,35 @@ impl<'a> Worker<'a> {
 
     /// What one place says; as long as `vaddrs` or, when the place is unusable, empty.
     fn ask(&mut self, place: usize, vaddrs: &[u64]) -> Vec<Option<Box<[Frame]>>> {
-        let Self { elf, symbolizer, places, names, function_names, .. } = self;
-        let Some(asked) = places.get(place) else { return Vec::new() };
-        let mut conversion = Conversion { elf, symbolizer, places, names, function_names };
+        let Self {
+            elf,
+            symbolizer,
+            places,
+            names,
+            function_names,
+            ..
+        } = self;
+        let Some(asked) = places.get(place) else {
+            return Vec::new();
+        };
+        let mut conversion = Conversion {
+            elf,
+            symbolizer,
+            places,
+            names,
+            function_names,
+        };
         // A hostile file may find a panic in there; it costs that file its names, no more.
         let answers = catch_unwind(AssertUnwindSafe(|| {
-            symbolizer.symbolize(&asked.source, Input::VirtOffset(vaddrs)).map(|answers| {
-                let convert = |(vaddr, answer): (&u64, Symbolized<'_>)| match answer {
-                    Symbolized::Sym(sym) => conversion.frames(asked, *vaddr, &sym),
-                    Symbolized::Unknown(_) => None,
-                };
-                vaddrs.iter().zip(answers).map(convert).collect()
-            })
+            symbolizer
+                .symbolize(&asked.source, Input::VirtOffset(vaddrs))
+                .map(|answers| {
+                    let convert = |(vaddr, answer): (&u64, Symbolized<'_>)| match answer {
+                        Symbolized::Sym(sym) => conversion.frames(asked, *vaddr, &sym),
+                        Symbolized::Unknown(_) => None,
+                    };
+                    vaddrs.iter().zip(answers).map(convert).collect()
+                })
         }));
         match answers {
             Ok(Ok(answers)) => answers,
@@ -246,24 +291,35 @@ impl<'a> Worker<'a> {
     fn stub(&self, vaddr: u64) -> Option<Box<[Frame]>> {
         let image = &self.elf.image;
         let data = self.elf.file.data();
-        if !image.code_section(vaddr).is_some_and(|section| plt::holds_stubs(&section.name)) {
+        if !image
+            .code_section(vaddr)
+            .is_some_and(|section| plt::holds_stubs(&section.name))
+        {
             return None;
         }
-        let target = self.slots.get_or_init(|| Slots::read(data)).target(data, image, vaddr)?;
+        let target = self
+            .slots
+            .get_or_init(|| Slots::read(data))
+            .target(data, image, vaddr)?;
         let name = format!("{}@plt", names::display_name(target)).into();
-        Some(Box::new([Frame { name, kind: FrameKind::User }]))
+        Some(Box::new([Frame {
+            name,
+            kind: FrameKind::User,
+        }]))
     }
 
     /// `[module+0xstart]`: addresses of one function share a frame where call frame information
     /// tells functions apart.
     fn unnamed(&self, offset: u64, vaddr: Option<u64>) -> Box<[Frame]> {
-        let image = &self.elf.image;
         let start = vaddr.map(|vaddr| {
-            let function = image.function_around(self.elf.file.data(), vaddr);
+            let function = self.elf.function_around(vaddr);
             function.map_or(vaddr, |function| function.start)
         });
         let name = names::unnamed(&self.elf.path, start.unwrap_or(offset));
-        Box::new([Frame { name, kind: FrameKind::Unknown }])
+        Box::new([Frame {
+            name,
+            kind: FrameKind::Unknown,
+        }])
     }
 }
 
@@ -284,10 +340,20 @@ impl Conversion<'_> {
             self.symbol_name(place, vaddr, sym)?
         };
         let mut frames = Vec::with_capacity(1 + sym.inlined.len());
-        frames.push(Frame { name: outer, kind: FrameKind::User });
-        for inlined in sym.inlined.iter().filter(|inlined| !inlined.name.is_empty()) {
+        frames.push(Frame {
+            name: outer,
+            kind: FrameKind::User,
+        });
+        for inlined in sym
+            .inlined
+            .iter()
+            .filter(|inlined| !inlined.name.is_empty())
+        {
             let name = self.display_name(&inlined.name);
-            frames.push(Frame { name, kind: FrameKind::Inlined });
+            frames.push(Frame {
+                name,
+                kind: FrameKind::Inlined,
+            });
         }
         Some(frames.into_boxed_slice())
     }
@@ -314,14 +380,20 @@ impl Conversion<'_> {
         let tables = self.places.iter().filter(|place| !place.is_dwarf);
         let mangled = tables.filter_map(|place| {
             let input = Input::VirtOffset(vaddr);
-            match self.symbolizer.symbolize_single(&place.source, input).ok()? {
+            match self
+                .symbolizer
+                .symbolize_single(&place.source, input)
+                .ok()?
+            {
                 Symbolized::Sym(sym) if names::is_mangled(&sym.name) => {
                     Some(names::display_name(&sym.name))
                 }
                 _ => None,
             }
         });
-        let name = { mangled }.next().unwrap_or_else(|| names::display_name(&sym.name));
+        let name = { mangled }
+            .next()
+            .unwrap_or_else(|| names::display_name(&sym.name));
         self.function_names.insert(sym.addr, name.clone());
         Some(name)
     }
@@ -337,12 +409,15 @@ impl Conversion<'_> {
         }
         // A label without a size: blazesym lets it reach to the next symbol. Stubs and other
         // functions in between have none, but call frame information knows better.
-        if image.code_section(vaddr).is_some_and(|section| plt::holds_stubs(&section.name)) {
+        if image
+            .code_section(vaddr)
+            .is_some_and(|section| plt::holds_stubs(&section.name))
+        {
             return None;
         }
-        let Some(function) = image.function_around(self.elf.file.data(), vaddr) else {
+        let Some(function) = self.elf.function_around(vaddr) else {
             // The label may be in a function that call frame information does cover.
-            let of_label = image.function_around(self.elf.file.data(), sym.addr);
+            let of_label = self.elf.function_around(sym.addr);
             return of_label.is_none().then(|| self.display_name(&sym.name));
         };
         if sym.addr == function.start {
@@ -350,7 +425,11 @@ impl Conversion<'_> {
         }
         // A label inside the function, or of another one: the function's own name counts.
         let input = Input::VirtOffset(function.start);
-        match self.symbolizer.symbolize_single(&place.source, input).ok()? {
+        match self
+            .symbolizer
+            .symbolize_single(&place.source, input)
+            .ok()?
+        {
             Symbolized::Sym(first) if first.addr == function.start && !first.name.is_empty() => {
                 Some(names::display_name(&first.name))
             }

@@ -45,10 +45,17 @@ pub fn name_kernel(addresses: &[u64]) -> KernelNames {
     if addresses.is_empty() {
         return KernelNames::default();
     }
-    match Table::read(Path::new("/proc/kallsyms"), Path::new("/proc/modules"), addresses) {
+    match Table::read(
+        Path::new("/proc/kallsyms"),
+        Path::new("/proc/modules"),
+        addresses,
+    ) {
         Ok(table) => table.into_names(addresses),
         Err(error) => KernelNames {
-            frames: addresses.iter().map(|address| (*address, unknown())).collect(),
+            frames: addresses
+                .iter()
+                .map(|address| (*address, unknown()))
+                .collect(),
             problem: Some(format!(
                 "/proc/kallsyms cannot be read ({error}): mount /proc, or use a kernel with \
                  CONFIG_KALLSYMS"
@@ -89,9 +96,14 @@ impl Table {
     fn offer(&mut self, symbol: &Line<'_>, addresses: &[u64]) {
         self.any_address |= symbol.start != 0;
         let index = addresses.partition_point(|address| *address < symbol.start);
-        let Some(slot) = self.nearest.get_mut(index) else { return };
+        let Some(slot) = self.nearest.get_mut(index) else {
+            return;
+        };
         let rank = symbol.rank();
-        if slot.as_ref().is_none_or(|old| (symbol.start, rank) > (old.start, old.rank)) {
+        if slot
+            .as_ref()
+            .is_none_or(|old| (symbol.start, rank) > (old.start, old.rank))
+        {
             *slot = Some(Nearest {
                 start: symbol.start,
                 rank,
@@ -105,7 +117,10 @@ impl Table {
     fn into_names(self, addresses: &[u64]) -> KernelNames {
         if !self.any_address {
             return KernelNames {
-                frames: addresses.iter().map(|address| (*address, unknown())).collect(),
+                frames: addresses
+                    .iter()
+                    .map(|address| (*address, unknown()))
+                    .collect(),
                 problem: Some(
                     "the kernel hides its symbols (all addresses in /proc/kallsyms are zero): \
                      run as root or with CAP_SYSLOG, and `sysctl kernel.kptr_restrict=1`"
@@ -117,13 +132,21 @@ impl Table {
         let mut frames = HashMap::with_capacity(addresses.len());
         for (address, nearest) in addresses.iter().zip(&self.nearest) {
             below = nearest.as_ref().or(below);
-            let name = below.filter(|symbol| self.covers(symbol, *address)).map(|symbol| Frame {
-                name: names::display_name(&symbol.name),
-                kind: FrameKind::Kernel,
-            });
-            frames.insert(*address, name.map_or_else(unknown, |frame| Box::new([frame])));
+            let name = below
+                .filter(|symbol| self.covers(symbol, *address))
+                .map(|symbol| Frame {
+                    name: names::display_name(&symbol.name),
+                    kind: FrameKind::Kernel,
+                });
+            frames.insert(
+                *address,
+                name.map_or_else(unknown, |frame| Box::new([frame])),
+            );
         }
-        KernelNames { frames, problem: None }
+        KernelNames {
+            frames,
+            problem: None,
+        }
     }
 
     /// Whether a symbol may reach as far as `address`, given that none starts in between.
@@ -140,7 +163,10 @@ impl Table {
 }
 
 fn unknown() -> Box<[Frame]> {
-    Box::new([Frame { name: "[unknown]".into(), kind: FrameKind::Unknown }])
+    Box::new([Frame {
+        name: "[unknown]".into(),
+        kind: FrameKind::Unknown,
+    }])
 }
 
 /// One line of kallsyms: `ffffffff81000000 T _stext` or `… t nf_hook	[nf_tables]`.
@@ -157,7 +183,12 @@ fn parse_line(line: &str) -> Option<Line<'_>> {
     let kind = *words.next()?.as_bytes().first()?;
     let name = words.next()?;
     let module = words.next().map(|module| module.trim_matches(['[', ']']));
-    Some(Line { start, kind, name, module })
+    Some(Line {
+        start,
+        kind,
+        name,
+        module,
+    })
 }
 
 impl Line<'_> {
@@ -186,13 +217,18 @@ impl Line<'_> {
 /// Where each module ends, from `/proc/modules`: `name size references users state address`.
 /// A module's text is the first part of it.
 fn module_ends(path: &Path) -> HashMap<Box<str>, u64> {
-    let Ok(text) = std::fs::read_to_string(path) else { return HashMap::new() };
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return HashMap::new();
+    };
     let parse = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let name = words.next()?;
         let size: u64 = words.next()?.parse().ok()?;
         let start = words.nth(3)?.strip_prefix("0x")?;
-        Some((name.into(), u64::from_str_radix(start, 16).ok()?.saturating_add(size)))
+        Some((
+            name.into(),
+            u64::from_str_radix(start, 16).ok()?.saturating_add(size),
+        ))
     };
     text.lines().filter_map(parse).collect()
 }
@@ -203,10 +239,15 @@ mod tests {
 
     fn names_of(kallsyms: &str, modules: &str, addresses: &[u64]) -> KernelNames {
         let folder = tempfile::tempdir().unwrap();
-        let (symbols, ends) = (folder.path().join("kallsyms"), folder.path().join("modules"));
+        let (symbols, ends) = (
+            folder.path().join("kallsyms"),
+            folder.path().join("modules"),
+        );
         std::fs::write(&symbols, kallsyms).unwrap();
         std::fs::write(&ends, modules).unwrap();
-        Table::read(&symbols, &ends, addresses).unwrap().into_names(addresses)
+        Table::read(&symbols, &ends, addresses)
+            .unwrap()
+            .into_names(addresses)
     }
 
     fn name(names: &KernelNames, address: u64) -> &str {
@@ -219,16 +260,33 @@ mod tests {
             0000000000005000 t mod_fn\t[mod]\n0000000000001100 t second\n\
             0000000000001200 D data\n0000000000002000 T _etext\n0000000000002000 t zzz\n\
             0000000000009000 t bpf_prog_1234_x\t[bpf]\n";
-        let addresses =
-            [0x10, 0x1000, 0x10ff, 0x1100, 0x1110, 0x1210, 0x2001, 0x5010, 0x5fff, 0x6000, 0x9001];
-        let names = names_of(kallsyms, "mod 4096 0 - Live 0x0000000000005000\n", &addresses);
-        let got: Vec<_> = addresses.iter().map(|address| name(&names, *address)).collect();
+        let addresses = [
+            0x10, 0x1000, 0x10ff, 0x1100, 0x1110, 0x1210, 0x2001, 0x5010, 0x5fff, 0x6000, 0x9001,
+        ];
+        let names = names_of(
+            kallsyms,
+            "mod 4096 0 - Live 0x0000000000005000\n",
+            &addresses,
+        );
+        let got: Vec<_> = addresses
+            .iter()
+            .map(|address| name(&names, *address))
+            .collect();
         let unknown = "[unknown]";
         assert_eq!(
             got,
             [
-                unknown, "first", "first", "second", "second", unknown, unknown, "mod_fn",
-                "mod_fn", unknown, "bpf_prog_1234_x"
+                unknown,
+                "first",
+                "first",
+                "second",
+                "second",
+                unknown,
+                unknown,
+                "mod_fn",
+                "mod_fn",
+                unknown,
+                "bpf_prog_1234_x"
             ]
         );
         assert!(names.problem.is_none());
@@ -245,7 +303,11 @@ mod tests {
 
     #[test]
     fn garbage_is_no_panic() {
-        let names = names_of("\u{fffd}\n x\n12 \n ffffffffffffffffff T a\n7 T b\n", "mod\n", &[9]);
+        let names = names_of(
+            "\u{fffd}\n x\n12 \n ffffffffffffffffff T a\n7 T b\n",
+            "mod\n",
+            &[9],
+        );
         assert_eq!(name(&names, 9), "b");
     }
 }

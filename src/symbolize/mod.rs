@@ -4,6 +4,7 @@ pub mod debug_files;
 mod driver;
 pub mod elf;
 pub mod elf_names;
+pub mod functions;
 pub mod kernel;
 pub mod modules;
 pub mod names;

@@ -74,11 +74,24 @@ pub fn unnamed(module: &Path, vaddr: u64) -> Box<str> {
 /// A module's file name without anything that could break out of `[…]` or of a line.
 #[must_use]
 pub fn module_name(module: &Path) -> String {
-    let name = module.file_name().unwrap_or(module.as_os_str()).to_string_lossy();
+    let name = module
+        .file_name()
+        .unwrap_or(module.as_os_str())
+        .to_string_lossy();
     let name = name.trim_matches(['[', ']']);
-    let clean = |c: char| if c.is_control() || matches!(c, '[' | ']' | ';') { '_' } else { c };
+    let clean = |c: char| {
+        if c.is_control() || matches!(c, '[' | ']' | ';') {
+            '_'
+        } else {
+            c
+        }
+    };
     let name: String = name.chars().take(MODULE_CHARS_MAX).map(clean).collect();
-    if name.is_empty() { "unknown".to_owned() } else { name }
+    if name.is_empty() {
+        "unknown".to_owned()
+    } else {
+        name
+    }
 }
 
 /// A string that refuses to grow beyond [`NAME_BYTES_MAX`].
@@ -123,7 +136,10 @@ mod tests {
             &*display_name("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE"),
             "core::fmt::Write::write_fmt"
         );
-        assert_eq!(&*display_name("_RNvCskwGfYPst2Cb_3foo16example_function"), "foo::example_function");
+        assert_eq!(
+            &*display_name("_RNvCskwGfYPst2Cb_3foo16example_function"),
+            "foo::example_function"
+        );
         assert_eq!(&*display_name("memcpy@@GLIBC_2.14"), "memcpy");
         assert_eq!(&*display_name("main"), "main");
     }
@@ -148,7 +164,10 @@ mod tests {
     }
 
     fn base36(number: u32) -> String {
-        char::from_digit(number % 36, 36).unwrap().to_uppercase().to_string()
+        char::from_digit(number % 36, 36)
+            .unwrap()
+            .to_uppercase()
+            .to_string()
     }
 
     #[test]
@@ -160,9 +179,15 @@ mod tests {
 
     #[test]
     fn module_names_stay_inside_their_brackets() {
-        assert_eq!(&*unnamed(Path::new("/usr/lib/libfoo.so.1"), 0x1f0), "[libfoo.so.1+0x1f0]");
+        assert_eq!(
+            &*unnamed(Path::new("/usr/lib/libfoo.so.1"), 0x1f0),
+            "[libfoo.so.1+0x1f0]"
+        );
         assert_eq!(&*unnamed(Path::new("[vdso]"), 1), "[vdso+0x1]");
-        assert_eq!(&*unnamed(Path::new("/tmp/a];b\n\u{1b}[31m"), 1), "[a__b___31m+0x1]");
+        assert_eq!(
+            &*unnamed(Path::new("/tmp/a];b\n\u{1b}[31m"), 1),
+            "[a__b___31m+0x1]"
+        );
         assert!(unnamed(Path::new(&"x".repeat(5000)), 1).len() < 200);
     }
 }

@@ -64,21 +64,32 @@ fn read_names(file: File, addresses: &[u64]) -> io::Result<Vec<Option<Rc<str>>>>
     let mut line = Vec::new();
     loop {
         line.clear();
-        if (&mut reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
+        if (&mut reader)
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)?
+            == 0
+        {
             return Ok(names);
         }
         if line.last() != Some(&b'\n') {
             reader.skip_until(b'\n')?;
         }
         let text = String::from_utf8_lossy(&line);
-        let Some((start, bytes, name)) = parse_line(&text) else { continue };
+        let Some((start, bytes, name)) = parse_line(&text) else {
+            continue;
+        };
         let first = addresses.partition_point(|address| *address < start);
         let end = start.saturating_add(bytes);
         let behind = addresses.partition_point(|address| *address < end);
-        let Some(slots) = names.get_mut(first..behind).filter(|slots| !slots.is_empty()) else {
+        let Some(slots) = names
+            .get_mut(first..behind)
+            .filter(|slots| !slots.is_empty())
+        else {
             continue;
         };
-        let Some(left) = matches_left.checked_sub(slots.len()) else { return Ok(names) };
+        let Some(left) = matches_left.checked_sub(slots.len()) else {
+            return Ok(names);
+        };
         matches_left = left;
         slots.fill(Some(Rc::from(names::cut(name))));
     }
@@ -93,7 +104,10 @@ fn parse_line(line: &str) -> Option<(u64, u64, &str)> {
 }
 
 fn hex(digits: &str) -> Option<u64> {
-    let digits = digits.strip_prefix("0x").or(digits.strip_prefix("0X")).unwrap_or(digits);
+    let digits = digits
+        .strip_prefix("0x")
+        .or(digits.strip_prefix("0X"))
+        .unwrap_or(digits);
     u64::from_str_radix(digits, 16).ok()
 }
 
@@ -110,7 +124,13 @@ mod tests {
     fn owner(root: &Path, uid: u32) -> PerfMapOwner {
         std::fs::create_dir_all(root.join("tmp")).unwrap();
         let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        PerfMapOwner { id: 1, tgid: 4242, ns_pid: 7, uid, root: Some(root) }
+        PerfMapOwner {
+            id: 1,
+            tgid: 4242,
+            ns_pid: 7,
+            uid,
+            root: Some(root),
+        }
     }
 
     fn own_uid() -> u32 {
@@ -128,10 +148,27 @@ mod tests {
     fn later_entries_win_and_gaps_stay_unknown() {
         let map = b"1000 100 old\n0x1080 0x10 Foo::bar baz\n1000 20 new\n\n2000 10\nzz 1 x\n\
             ffffffffffffffff ffffffffffffffff far\n3000 8 \xff\xfe\r\n";
-        let addresses = [0xfff, 0x1000, 0x1020, 0x1080, 0x1090, 0x1100, 0x2000, 0x3007];
+        let addresses = [
+            0xfff, 0x1000, 0x1020, 0x1080, 0x1090, 0x1100, 0x2000, 0x3007,
+        ];
         let got = names(map, &addresses);
-        let got: Vec<_> = got.iter().map(|name| name.as_deref().unwrap_or("-")).collect();
-        assert_eq!(got, ["-", "new", "old", "Foo::bar baz", "old", "-", "-", "\u{fffd}\u{fffd}"]);
+        let got: Vec<_> = got
+            .iter()
+            .map(|name| name.as_deref().unwrap_or("-"))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                "-",
+                "new",
+                "old",
+                "Foo::bar baz",
+                "old",
+                "-",
+                "-",
+                "\u{fffd}\u{fffd}"
+            ]
+        );
     }
 
     #[test]
@@ -188,13 +225,20 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let map = folder.path().join("tmp/perf-7.map");
-        for (process_uid, map_uid, believed) in
-            [(1000, 1000, true), (1000, 0, true), (1000, 1001, false), (0, 1000, false)]
-        {
+        for (process_uid, map_uid, believed) in [
+            (1000, 1000, true),
+            (1000, 0, true),
+            (1000, 1001, false),
+            (0, 1000, false),
+        ] {
             let owner = owner(folder.path(), process_uid);
             std::fs::write(&map, "1 1 name\n").unwrap();
             std::os::unix::fs::chown(&map, Some(map_uid), None).unwrap();
-            assert_eq!(owner.names(&[1]).is_ok(), believed, "{process_uid} {map_uid}");
+            assert_eq!(
+                owner.names(&[1]).is_ok(),
+                believed,
+                "{process_uid} {map_uid}"
+            );
         }
     }
 }

@@ -24,7 +24,9 @@ impl<'data> Slots<'data> {
     /// Reads a file's dynamic relocations; empty for other machines than x86-64.
     #[must_use]
     pub fn read(data: &'data [u8]) -> Self {
-        let Ok(file) = object::File::parse(data) else { return Self::default() };
+        let Ok(file) = object::File::parse(data) else {
+            return Self::default();
+        };
         if file.architecture() != Architecture::X86_64 {
             return Self::default();
         }
@@ -33,11 +35,15 @@ impl<'data> Slots<'data> {
         else {
             return Self::default();
         };
-        let named = relocations.take(RELOCATIONS_MAX).filter_map(|(slot, relocation)| {
-            let RelocationTarget::Symbol(index) = relocation.target() else { return None };
-            let name = symbols.symbol_by_index(index).ok()?.name().ok()?;
-            (!name.is_empty()).then_some((slot, name))
-        });
+        let named = relocations
+            .take(RELOCATIONS_MAX)
+            .filter_map(|(slot, relocation)| {
+                let RelocationTarget::Symbol(index) = relocation.target() else {
+                    return None;
+                };
+                let name = symbols.symbol_by_index(index).ok()?.name().ok()?;
+                (!name.is_empty()).then_some((slot, name))
+            });
         Self(named.collect())
     }
 
@@ -53,7 +59,9 @@ impl<'data> Slots<'data> {
             let Some(at) = bytes.windows(2).position(|pair| pair == JUMP_THROUGH_SLOT) else {
                 continue;
             };
-            let Some(&[a, b, c, d]) = bytes.get(at + 2..at + 6) else { continue };
+            let Some(&[a, b, c, d]) = bytes.get(at + 2..at + 6) else {
+                continue;
+            };
             let relative = i64::from(i32::from_le_bytes([a, b, c, d]));
             let next = stub + at as u64 + 6;
             if let Some(name) = self.0.get(&next.wrapping_add_signed(relative)) {

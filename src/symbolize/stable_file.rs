@@ -57,7 +57,11 @@ impl StableFile {
         // copy is ours alone, and a file without either is changed by root or us only. Changing
         // contents are harmless: every reader checks what it reads, as for any hostile file.
         let map = unsafe { Mmap::map(&own)? };
-        Ok(Self { map, file: own, trusted })
+        Ok(Self {
+            map,
+            file: own,
+            trusted,
+        })
     }
 
     /// The whole file.
@@ -103,7 +107,9 @@ fn copy(file: &File, size: u64) -> io::Result<File> {
     let mut buffer = vec![0; 1 << 18];
     loop {
         let count = source.read(&mut buffer)?;
-        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
         memory.write_all(bytes)?;
     }
     if memory.metadata()?.len() == 0 {
