@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::config::{Destination, ProfileConfig};
 use super::model::{Meta, Quality};
 use super::session::Finished;
-use crate::render::{output, quality::quality_lines, summary::summary_lines};
+use crate::render::{output, quality_lines, summary::summary_lines};
 
 /// Functions in the summary on the terminal.
 const TOP_FUNCTIONS: usize = 10;
