@@ -1,21 +1,23 @@
 //! Rust names: modules, generics, trait methods, and functions inlined into their caller.
 //! Runs for SECONDS and prints the CPU time of its functions like the C workloads.
 
-use std::arch::asm;
 use std::time::{Duration, Instant};
 
 /// About a millisecond of spinning.
-const UNIT_ITERATIONS: u64 = 3_000_000;
+const UNIT_ITERATIONS: u64 = 600_000;
 
 mod kernel {
-    use super::{UNIT_ITERATIONS, asm};
+    use std::hint::black_box;
+
+    use super::UNIT_ITERATIONS;
 
     /// Inlined into every caller; only DWARF knows that it was here.
     #[inline(always)]
     pub fn spin(units: u64) {
-        for left in 0..units * UNIT_ITERATIONS {
-            // SAFETY: no instruction at all; it only keeps the loop.
-            unsafe { asm!("/* {0} */", in(reg) left, options(nomem, nostack)) };
+        // In memory, so that the caller has a stack frame and a frame pointer.
+        let mut left = units * UNIT_ITERATIONS;
+        while *black_box(&mut left) > 0 {
+            left -= 1;
         }
     }
 }
@@ -38,8 +40,6 @@ impl<C: Cost> Engine<C> {
     #[inline(never)]
     fn turn(&self) {
         kernel::spin(C::UNITS);
-        // SAFETY: no instruction; keeps the two instances from being merged with a tail call.
-        unsafe { asm!("/* {0} */", in(reg) self, options(nostack)) };
     }
 }
 
