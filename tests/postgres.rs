@@ -85,7 +85,7 @@ fn children_of_the_server_are_profiled_with_it() {
     let mut command = flame();
     command
         .args(["-q", "-F", "499", "-p", &pid, "-d", "4", "-o"])
-        .arg(&folded);
+        .arg(&output);
     let flame = Process::start(&mut command);
     std::thread::sleep(Duration::from_secs(1));
     // Its backends are forked by the server only now.

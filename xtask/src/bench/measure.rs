@@ -107,7 +107,9 @@ pub fn cpu_ns(pid: u32) -> Result<u64> {
     Ok(total_ns)
 }
 
-/// Waits for a child's end; its peak resident memory in bytes.
+/// Waits for a child's end; its peak resident memory in bytes. Takes the child away from its
+/// owner: once waited for, its id is no longer its own.
+#[allow(clippy::needless_pass_by_value)]
 pub fn wait_for_peak_rss(child: Child) -> Result<u64> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();

@@ -8,6 +8,8 @@ mod measure;
 mod profilers;
 mod table;
 
+// Tests use the rest of it.
+#[allow(dead_code)]
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 

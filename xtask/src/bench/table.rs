@@ -44,17 +44,19 @@ pub fn markdown(columns: &[(Profiler, Vec<Run>)], options: &Options) -> String {
         .iter()
         .map(|(profiler, _)| profiler.name())
         .collect();
-    table += &format!(
-        "\n\n| | {} |\n|---|{}\n",
+    // Writing to a String cannot fail.
+    writeln!(
+        table,
+        "\n\n| | {} |\n|---|{}",
         names.join(" | "),
         "---|".repeat(names.len())
-    );
+    )
+    .ok();
     for (what, value, print) in ROWS {
         let cells: Vec<_> = columns
             .iter()
             .map(|(_, runs)| median(runs.iter().filter_map(value)).map_or("–".into(), print))
             .collect();
-        // Writing to a String cannot fail.
         writeln!(table, "| {what} | {} |", cells.join(" | ")).ok();
     }
     table
