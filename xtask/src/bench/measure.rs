@@ -121,8 +121,10 @@ pub fn wait_for_peak_rss(child: Child) -> Result<u64> {
         "waiting for process {pid}: {}",
         io::Error::last_os_error()
     );
+    // perf ends itself by the signal that it was told to stop with.
+    let interrupted = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGINT;
     ensure!(
-        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        interrupted || libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
         "process {pid} ended with wait status {status:#x}"
     );
     // SAFETY: wait4 succeeded and filled it in; before that it was all zeros, which is valid too.

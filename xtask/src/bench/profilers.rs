@@ -259,5 +259,6 @@ fn owed(plan: &Plan, seconds: f64) -> f64 {
 }
 
 fn stderr_of(folder: &Path) -> String {
-    fs::read_to_string(folder.join("stderr")).unwrap_or_default()
+    let text = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+    format!("its messages: {text}")
 }
