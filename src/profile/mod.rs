@@ -1,6 +1,7 @@
 //! The main job: sample stacks, attribute them, hand a [`model::Profile`] to a renderer.
 
 pub mod config;
+pub mod cpus;
 pub mod model;
 pub mod processes;
 pub mod raw;
