@@ -52,7 +52,11 @@ impl SideBand {
             }
         }
         anyhow::ensure!(!rings.is_empty(), "none of the CPUs {cpus:?} is online");
-        Ok(Self { rings, scratch: Vec::new(), lost: 0 })
+        Ok(Self {
+            rings,
+            scratch: Vec::new(),
+            lost: 0,
+        })
     }
 
     /// What to `poll` for readability; one per CPU.
@@ -69,7 +73,10 @@ impl SideBand {
             let overrun = ring.read(&mut self.scratch);
             let damaged = record::parse_all(&self.scratch, records);
             if overrun || damaged {
-                records.push(Record::Lost { time_ns: 0, count: 1 });
+                records.push(Record::Lost {
+                    time_ns: 0,
+                    count: 1,
+                });
             }
         }
         records[drained_from..].sort_by_key(Record::time_ns);

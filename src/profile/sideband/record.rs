@@ -82,6 +82,18 @@ pub struct Mmap {
 }
 
 impl Record {
+    /// The process it is about; `None` for a loss.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Mmap(Mmap { pid, .. })
+            | Self::Comm { pid, .. }
+            | Self::Fork { pid, .. }
+            | Self::Exit { pid, .. } => Some(*pid),
+            Self::Lost { .. } => None,
+        }
+    }
+
     /// When it happened: `CLOCK_MONOTONIC`, in nanoseconds.
     #[must_use]
     pub fn time_ns(&self) -> u64 {
@@ -117,7 +129,12 @@ pub fn parse(bytes: &[u8]) -> Option<Record> {
         }),
         bindings::PERF_RECORD_FORK => {
             let (pid, ppid, tid) = (body.u32()?, body.u32()?, body.u32()?);
-            Some(Record::Fork { pid, ppid, tid, time_ns })
+            Some(Record::Fork {
+                pid,
+                ppid,
+                tid,
+                time_ns,
+            })
         }
         bindings::PERF_RECORD_EXIT => {
             let (pid, _ppid, tid) = (body.u32()?, body.u32()?, body.u32()?);
@@ -125,7 +142,10 @@ pub fn parse(bytes: &[u8]) -> Option<Record> {
         }
         bindings::PERF_RECORD_LOST => {
             let _event_id = body.u64()?;
-            Some(Record::Lost { time_ns, count: body.u64()? })
+            Some(Record::Lost {
+                time_ns,
+                count: body.u64()?,
+            })
         }
         _ => None,
     }
@@ -161,9 +181,13 @@ fn parse_mmap2(mut body: Reader, misc: u32, time_ns: u64) -> Option<Record> {
 /// makes no sense.
 pub(super) fn parse_all(mut bytes: &[u8], records: &mut Vec<Record>) -> bool {
     while !bytes.is_empty() {
-        let size = bytes.get(6..HEADER_BYTES).and_then(|field| field.try_into().ok());
+        let size = bytes
+            .get(6..HEADER_BYTES)
+            .and_then(|field| field.try_into().ok());
         let size = usize::from(u16::from_ne_bytes(size.unwrap_or_default()));
-        let Some((record, rest)) = bytes.split_at_checked(size).filter(|_| size >= HEADER_BYTES)
+        let Some((record, rest)) = bytes
+            .split_at_checked(size)
+            .filter(|_| size >= HEADER_BYTES)
         else {
             return true;
         };
@@ -213,7 +237,10 @@ mod tests {
     }
 
     fn words(values: &[u32]) -> Vec<u8> {
-        values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+        values
+            .iter()
+            .flat_map(|value| value.to_ne_bytes())
+            .collect()
     }
 
     fn mmap2(path: &[u8]) -> Vec<u8> {
@@ -247,20 +274,42 @@ mod tests {
         let comm = [words(&[10, 11]), b"name\0\0\0\0".to_vec()].concat();
         assert_eq!(
             parse(&record(bindings::PERF_RECORD_COMM, 1 << 13, &comm, 5)),
-            Some(Record::Comm { pid: 10, tid: 11, time_ns: 5, exec: true })
+            Some(Record::Comm {
+                pid: 10,
+                tid: 11,
+                time_ns: 5,
+                exec: true
+            })
         );
         let task = words(&[20, 10, 21, 11, 0, 0]);
         assert_eq!(
             parse(&record(bindings::PERF_RECORD_FORK, 0, &task, 6)),
-            Some(Record::Fork { pid: 20, ppid: 10, tid: 21, time_ns: 6 })
+            Some(Record::Fork {
+                pid: 20,
+                ppid: 10,
+                tid: 21,
+                time_ns: 6
+            })
         );
         assert_eq!(
             parse(&record(bindings::PERF_RECORD_EXIT, 0, &task, 7)),
-            Some(Record::Exit { pid: 20, tid: 21, time_ns: 7 })
+            Some(Record::Exit {
+                pid: 20,
+                tid: 21,
+                time_ns: 7
+            })
         );
         assert_eq!(
-            parse(&record(bindings::PERF_RECORD_LOST, 0, &words(&[1, 0, 3, 0]), 8)),
-            Some(Record::Lost { time_ns: 8, count: 3 })
+            parse(&record(
+                bindings::PERF_RECORD_LOST,
+                0,
+                &words(&[1, 0, 3, 0]),
+                8
+            )),
+            Some(Record::Lost {
+                time_ns: 8,
+                count: 3
+            })
         );
     }
 

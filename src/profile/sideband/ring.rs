@@ -23,9 +23,15 @@ impl Ring {
     pub fn map(event: OwnedFd, data_bytes: usize) -> io::Result<Self> {
         let control_bytes = rustix::param::page_size();
         let data_bytes = data_bytes.next_power_of_two().max(control_bytes);
-        let pages =
-            MmapOptions::new().len(control_bytes + data_bytes).map_raw(event.as_raw_fd())?;
-        Ok(Self { pages, event, control_bytes, data_bytes })
+        let pages = MmapOptions::new()
+            .len(control_bytes + data_bytes)
+            .map_raw(event.as_raw_fd())?;
+        Ok(Self {
+            pages,
+            event,
+            control_bytes,
+            data_bytes,
+        })
     }
 
     /// The event whose records the ring holds.
@@ -36,7 +42,7 @@ impl Ring {
     /// Moves all unread bytes to the end of `out`. Returns whether the positions made no sense,
     /// in which case everything unread is skipped.
     pub fn read(&mut self, out: &mut Vec<u8>) -> bool {
-        let control = self.pages.as_mut_ptr().cast::<perf_event_mmap_page>();
+        let control = control_page(&self.pages);
         // SAFETY: the mapping starts with a whole control page, page-aligned, mapped read-write
         // for as long as `self` lives; the kernel accesses the two positions as aligned 64-bit
         // words, and we do so only through these atomics.
@@ -78,6 +84,11 @@ impl Ring {
     }
 }
 
+/// The mapping starts with it, at a page boundary.
+fn control_page(pages: &MmapRaw) -> *mut perf_event_mmap_page {
+    pages.as_mut_ptr().cast()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,8 +99,17 @@ mod tests {
         let page = rustix::param::page_size();
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(2 * page as u64).unwrap();
-        let ring = Ring::map(File::options().read(true).write(true).open(file.path()).unwrap().into(), page).unwrap();
-        let control = ring.pages.as_mut_ptr().cast::<perf_event_mmap_page>();
+        let ring = Ring::map(
+            File::options()
+                .read(true)
+                .write(true)
+                .open(file.path())
+                .unwrap()
+                .into(),
+            page,
+        )
+        .unwrap();
+        let control = control_page(&ring.pages);
         for (index, byte) in bytes.iter().enumerate() {
             let offset = page + (position as usize + index) % page;
             // SAFETY: the offset lies within the second of the two mapped pages.
