@@ -128,7 +128,7 @@ pub fn parse(bytes: &[u8]) -> Option<Record> {
             exec: misc & bindings::PERF_RECORD_MISC_COMM_EXEC != 0,
         }),
         bindings::PERF_RECORD_FORK => {
-            let (pid, ppid, tid) = (body.u32()?, body.u32()?, body.u32()?);
+            let [pid, ppid, tid] = [body.u32()?, body.u32()?, body.u32()?];
             Some(Record::Fork {
                 pid,
                 ppid,
@@ -333,7 +333,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            parse(&bytes);
+            let _ = parse(&bytes);
             parse_all(&bytes, &mut Vec::new());
         }
 
@@ -343,7 +343,7 @@ mod tests {
             misc in any::<u16>(),
             body in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            parse(&record(kind, misc, &body, 1));
+            let _ = parse(&record(kind, misc, &body, 1));
         }
     }
 }
