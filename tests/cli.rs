@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 const FLAME: &str = env!("CARGO_BIN_EXE_flame");
@@ -292,32 +292,44 @@ fn a_symbolic_link_named_after_a_mode_is_that_mode() {
     assert_eq!(help, result_of(&flame("profile -h")));
 }
 
-/// `flame` as `nobody`, copied where `nobody` can reach it.
-fn flame_as_nobody(folder: &Path, line: &str) -> Option<Output> {
+/// A copy of `flame` where every user can reach it. `cp` writes it, since a file descriptor of our
+/// own could live on in a child that another test starts: "text file busy".
+fn copy_for_everyone(folder: &Path) -> PathBuf {
     let copy = folder.join("flame");
-    fs::copy(FLAME, &copy).unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = if is_root() {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--inh-caps=-all",
-        ]);
-        command.arg(&copy);
-        command
-    } else {
-        Command::new(&copy)
-    };
-    command.args(line.split_whitespace()).output().ok()
+    assert!(
+        Command::new("cp")
+            .arg(FLAME)
+            .arg(&copy)
+            .status()
+            .unwrap()
+            .success()
+    );
+    copy
+}
+
+/// A command that runs `program` as `nobody` with no capabilities but these.
+fn as_nobody(program: &Path, capabilities: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    for set in ["inh", "ambient"] {
+        command.arg(format!("--{set}-caps=-all{capabilities}"));
+    }
+    command.arg(program);
+    command
 }
 
 #[test]
 fn without_privileges_it_exits_3_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
+    let flame = copy_for_everyone(folder.path());
     for line in ["1", "-p 1 1", "1 -- true"] {
-        let Some(output) = flame_as_nobody(folder.path(), line) else {
+        let mut command = if is_root() {
+            as_nobody(&flame, "")
+        } else {
+            Command::new(&flame)
+        };
+        let Ok(output) = command.args(line.split_whitespace()).output() else {
             return skip("setpriv is not installed");
         };
         let message = error_of(&output, 3);
@@ -329,6 +341,21 @@ fn without_privileges_it_exits_3_with_the_remedy() {
             assert!(message.contains(part), "{message}");
         }
     }
+}
+
+#[test]
+fn two_capabilities_are_enough_to_be_let_in() {
+    if !is_root() || !may_profile() {
+        return skip("only root can give capabilities away");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let flame = copy_for_everyone(folder.path());
+    let output = as_nobody(&flame, ",+bpf,+perfmon")
+        .args(["-p", "4194303", "1"])
+        .output()
+        .unwrap();
+    let message = error_of(&output, 1);
+    assert!(message.contains("no such process: 4194303"), "{message}");
 }
 
 /// Whether the machine lets us come as far as looking at PIDs.
@@ -364,11 +391,15 @@ fn processes_that_are_none_exit_1_by_name() {
     zombie.wait().unwrap();
 
     let own = std::process::id();
-    // The test harness runs this in a thread of its own.
-    let thread = rustix::thread::gettid().as_raw_nonzero();
-    let message = error_of(&flame(&format!("-p {thread} 1")), 1);
+    let (tid, output) = std::thread::spawn(move || {
+        let tid = rustix::thread::gettid().as_raw_nonzero();
+        (tid, flame(&format!("-p {tid} 1")))
+    })
+    .join()
+    .unwrap();
+    let message = error_of(&output, 1);
     assert!(
-        message.contains(&format!("{thread} is a thread of process {own}")),
+        message.contains(&format!("{tid} is a thread of process {own}")),
         "{message}"
     );
 }
@@ -392,17 +423,23 @@ fn cgroups_and_cpus_that_are_none_exit_1() {
 }
 
 #[test]
-fn another_pid_namespace_exits_3_with_the_remedy() {
+fn other_namespaces_exit_3_with_the_remedy() {
     if !may_profile() {
         return;
     }
-    let mut unshare = Command::new("unshare");
-    let Ok(output) = unshare
-        .args(["--pid", "--fork", "--mount-proc", FLAME, "1"])
-        .output()
-    else {
-        return skip("unshare is not installed");
-    };
-    let message = error_of(&output, 3);
-    assert!(message.contains("--pid=host"), "{message}");
+    for (options, expected) in [
+        (&["--pid", "--fork", "--mount-proc"][..], "--pid=host"),
+        (&["--user", "--map-root-user"][..], "--userns=host"),
+    ] {
+        let mut unshare = Command::new("unshare");
+        let Ok(output) = unshare.args(options).args([FLAME, "1"]).output() else {
+            return skip("unshare is not installed");
+        };
+        let message = text(&output.stderr);
+        if message.starts_with("unshare: ") {
+            skip(&message);
+            continue;
+        }
+        assert!(error_of(&output, 3).contains(expected), "{message}");
+    }
 }

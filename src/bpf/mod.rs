@@ -9,10 +9,10 @@ mod batch;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, anyhow};
-use rustix::io::Errno;
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
 use aya::programs::{BtfTracePoint, PerfEvent, Program};
 use aya::{Btf, Ebpf, EbpfLoader};
+use rustix::io::Errno;
 
 pub use aya::Pod;
 
@@ -88,7 +88,8 @@ impl Bpf {
     /// When the kernel has no BTF or refuses the object; the error carries the remedy.
     pub fn load(mode: &str, settings: &Settings) -> Result<Self> {
         let object = object(mode).ok_or_else(|| anyhow!("this build has no BPF object {mode}"))?;
-        let btf = Btf::from_sys_fs().map_err(|error| explain(error.into(), "reading the kernel's BTF"))?;
+        let btf = Btf::from_sys_fs()
+            .map_err(|error| explain(error.into(), "reading the kernel's BTF"))?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf));
         for (name, bytes) in &settings.globals {
@@ -128,8 +129,7 @@ impl Bpf {
             let program: &mut PerfEvent = typed_program(ebpf, program)?;
             Ok(program.load()?)
         };
-        load(&mut self.ebpf)
-            .map_err(|error| explain(error, "loading the sampling program"))
+        load(&mut self.ebpf).map_err(|error| explain(error, "loading the sampling program"))
     }
 
     /// Runs a loaded `perf_event` program on every overflow of a perf event of our own.
@@ -286,7 +286,10 @@ fn explain(error: anyhow::Error, doing: &str) -> anyhow::Error {
         .find_map(|cause| Errno::from_io_error(cause));
     match errno {
         Some(errno) => {
-            let release = rustix::system::uname().release().to_string_lossy().into_owned();
+            let release = rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned();
             error.context(preflight::explain_bpf_error(errno, &release))
         }
         None => error.context(format!("{doing} failed")),

@@ -56,6 +56,11 @@ pub fn resolve(words: &Words, stdout_is_terminal: bool) -> Result<Vec<Output>, E
     if outputs.is_empty() {
         outputs.push(default_output(format, stdout_is_terminal)?);
     }
+    if words.stats == Some(Path::new("-")) {
+        return Err(Error::Usage(
+            "--stats needs a file: standard output is for -f and -o -".to_string(),
+        ));
+    }
     refuse_collisions(&outputs, words.stats)?;
     Ok(outputs)
 }

@@ -1,5 +1,9 @@
 //! Command lines in, configurations out.
 
+use std::os::unix::ffi::OsStringExt;
+
+use proptest::strategy::Strategy;
+
 use super::*;
 use crate::profile::config::{Destination, Targets, Unwind};
 
@@ -340,6 +344,7 @@ fn usage_errors_say_what_is_wrong() {
             "s.svg is written to twice",
         ),
         ("flame -o= --format svg", "needs a name"),
+        ("flame --stats -", "--stats needs a file"),
         ("flame --stats=", "a value is required"),
         ("flame --unwind magic", "[possible values: auto, fp, dwarf]"),
         ("flame --colors magic", "possible values: aqua"),
@@ -404,4 +409,28 @@ fn the_command_line_can_be_typed_again() {
         quote_command_line(&args),
         r"flame --title 'it'\''s <b>' '' -o a.svg"
     );
+}
+
+proptest::proptest! {
+    /// Words that mean something mixed with words that mean nothing, in any order.
+    #[test]
+    fn no_command_line_panics_and_every_refusal_is_a_usage_error(
+        words in proptest::collection::vec(
+            proptest::prop_oneof![
+                proptest::sample::select(vec![
+                    "-p", "-d", "-F", "-e", "-o", "-f", "-af", "--", "-", "profile", "man", "help",
+                    "101", "102", "30", "0", "-1", "1e9", "4294967296", "1.", ".", "s", "9ms", "r0",
+                    "a.svg", "a.b.c", "..", "/", "--stats", "--min-width", "--format", "svg",
+                ]).prop_map(|word| word.as_bytes().to_vec()),
+                proptest::collection::vec(1_u8.., 0..6),
+            ],
+            0..8,
+        )
+    ) {
+        let words = words.into_iter().map(OsString::from_vec);
+        let args = std::iter::once(OsString::from("flame")).chain(words);
+        if let Err(error) = parse_in(args, &surroundings()) {
+            proptest::prop_assert_eq!(error.exit_status(), 2);
+        }
+    }
 }
