@@ -5,3 +5,4 @@ pub mod model;
 pub mod processes;
 pub mod raw;
 pub mod sideband;
+pub mod unwind;
