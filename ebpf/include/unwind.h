@@ -324,16 +324,16 @@ static __always_inline int step_by_rule(struct unwind_state *st, const struct un
 		st->fp = saved[0];
 		st->fp_known = 1;
 	} else {
-		if (rule->fp != UNWIND_FP_SAME) {
-			__u64 base = rule->fp == UNWIND_FP_AT_FP ? st->fp : cfa;
+		__u64 base = rule->fp == UNWIND_FP_AT_FP ? st->fp : cfa;
 
-			if (rule->fp == UNWIND_FP_UNDEFINED)
-				st->fp_known = 0;
-			else if (bpf_probe_read_user(&st->fp, sizeof(st->fp),
-						     (void *)(base + rule->fp_offset)))
+		if (rule->fp >= UNWIND_FP_UNDEFINED ||
+		    (rule->fp == UNWIND_FP_AT_FP && !st->fp_known)) {
+			st->fp_known = 0;
+		} else if (rule->fp != UNWIND_FP_SAME) {
+			if (bpf_probe_read_user(&st->fp, sizeof(st->fp),
+						(void *)(base + rule->fp_offset)))
 				return stop(st, UNWIND_STACK_UNREADABLE);
-			else if (rule->fp == UNWIND_FP_AT_CFA)
-				st->fp_known = 1;
+			st->fp_known = 1;
 		}
 		if (bpf_probe_read_user(&saved[1], sizeof(saved[1]),
 					(void *)(cfa + rule->ra_offset)))

@@ -1,10 +1,8 @@
 //! Runs a workload and records its walks through the unwinder's own BPF object.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,61 +10,70 @@ use std::time::{Duration, Instant};
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::PerfEvent;
 use aya::{Ebpf, EbpfLoader};
-use flame::profile::unwind::abi::MappingEntry;
+use flame::profile::unwind::abi::{FRAMES_MAX, MappingEntry};
 use flame::profile::unwind::elf::ElfLayout;
-use flame::profile::unwind::maps::{Mapping, UnwindMaps};
+use flame::profile::unwind::maps::{Mapping, TableId, UnwindMaps};
 use flame::profile::unwind::table::Table;
 use flame::profile::unwind::vdso;
+use flame::profile::unwind::walk::{CapturedStack, Registers, Walk, unwind_user};
 use object::{Object, ObjectSymbol, SymbolKind};
 use perf_event_open_sys as perf;
 
 /// A program under test; killed at the end.
 pub struct Workload {
     pub pid: u32,
-    child: Option<Child>,
+    child: Child,
 }
 
 impl Workload {
     /// Compiles `tests/workloads/NAME.c`, starts it and waits for its first line of output.
     pub fn start(name: &str, flags: &[&str], argument: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{argument}"));
+        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{name}-{argument}-{}", flags.concat()));
         run(Command::new("cc")
             .args(flags)
             .arg(root.join("tests/workloads").join(name).with_extension("c"))
             .arg("-o")
             .arg(&out));
-        let mut child =
-            Command::new(&out).arg(argument).stdout(Stdio::piped()).spawn().expect("workload");
+        let mut child = Command::new(&out)
+            .arg(argument)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("workload");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         assert_eq!(line, "ready\n");
-        Self { pid: child.id(), child: Some(child) }
-    }
-
-    pub fn existing(pid: u32) -> Self {
-        Self { pid, child: None }
+        Self {
+            pid: child.id(),
+            child,
+        }
     }
 }
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            child.kill().expect("kill");
-            child.wait().expect("wait");
-        }
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
     }
 }
 
 fn run(command: &mut Command) {
-    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let status = command
+        .status()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(status.success(), "{command:?}: {status}");
 }
 
-/// One finished walk.
-pub struct Walk {
+/// One finished walk of the kernel side, and what it walked over.
+pub struct Record {
     pub outcome: u32,
     pub addresses: Vec<u64>,
+    pub registers: Registers,
+    stack_start: u64,
+    stack: Vec<u8>,
 }
 
 pub struct Recorder {
@@ -74,6 +81,14 @@ pub struct Recorder {
     maps: UnwindMaps,
     _events: Vec<OwnedFd>,
     ring: RingBuf<MapData>,
+    process: Process,
+}
+
+/// What is known of the workload.
+#[derive(Default)]
+struct Process {
+    tables: HashMap<u32, Table>,
+    mappings: Vec<MappingEntry>,
     symbols: Vec<(u64, u64, String)>,
 }
 
@@ -82,7 +97,9 @@ const OBJECT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/unwind.bpf.o");
 fn build_object() {
     let root = env!("CARGO_MANIFEST_DIR");
     run(Command::new("clang-19")
-        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"])
+        .args([
+            "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror",
+        ])
         .arg(format!("-I{root}/ebpf/include"))
         .arg(format!("{root}/tests/bpf/unwind.bpf.c"))
         .args(["-c", "-o", OBJECT]));
@@ -98,10 +115,11 @@ fn owned_fd(map: Map) -> OwnedFd {
 }
 
 impl Recorder {
-    pub fn start(workload: &Workload) -> Self {
+    pub fn start(workload: &Workload, capture: bool) -> Self {
         build_object();
         let mut ebpf = EbpfLoader::new()
             .override_global("target_tgid", &workload.pid, true)
+            .override_global("capture", &u8::from(capture), true)
             .load_file(OBJECT)
             .expect("load the object");
         // Before the maps are taken: a loaded program keeps them.
@@ -112,66 +130,107 @@ impl Recorder {
         let processes = owned_fd(ebpf.take_map("unwind_processes").unwrap());
         let mappings = owned_fd(ebpf.take_map("unwind_mappings").unwrap());
         let mut maps = UnwindMaps::new(tables, processes, &mappings).unwrap();
-        let mut symbols = Vec::new();
-        let entries = load_process(&mut maps, workload.pid, &mut symbols);
-        maps.set_process(workload.pid, entries).unwrap();
-        symbols.sort();
+        let process = Process::load(&mut maps, workload.pid);
+        maps.set_process(workload.pid, process.mappings.clone())
+            .unwrap();
         let ring = RingBuf::try_from(ebpf.take_map("records").unwrap()).unwrap();
         let _events = (0..std::thread::available_parallelism().unwrap().get())
             .map(|cpu| open_event(cpu as i32, program_fd.as_raw_fd()))
             .collect();
-        Self { ebpf, maps, _events, ring, symbols }
+        Self {
+            ebpf,
+            maps,
+            _events,
+            ring,
+            process,
+        }
     }
 
-    pub fn record(&self, time: Duration) -> Vec<Walk> {
-        // The ring is consumed through a mutable reference; a clone of the handle would not do.
-        let ring = &raw const self.ring as *mut RingBuf<MapData>;
-        // SAFETY: the test is single-threaded and holds no other reference to the ring.
-        let ring = unsafe { &mut *ring };
+    pub fn record(&mut self, time: Duration) -> Vec<Record> {
         let end = Instant::now() + time;
-        let mut walks = Vec::new();
+        let mut records = Vec::new();
         while Instant::now() < end {
             std::thread::sleep(Duration::from_millis(20));
-            while let Some(record) = ring.next() {
-                walks.push(parse(&record));
+            while let Some(record) = self.ring.next() {
+                records.push(Record::parse(&record));
             }
         }
-        walks
+        records
     }
 
-    pub fn print_stats(&self, frames: usize) {
+    /// Runs the user-space model over what the kernel side walked over.
+    pub fn model(&self, record: &Record) -> Walk {
+        let stack = CapturedStack {
+            start: record.stack_start,
+            bytes: &record.stack,
+        };
+        unwind_user(&record.registers, &stack, &self.process.mappings, |table| {
+            self.process.tables.get(&table)
+        })
+    }
+
+    /// Time spent in the program and its runs; zero unless `kernel.bpf_stats_enabled`.
+    pub fn run_time(&self) -> (Duration, u64) {
         let program: &PerfEvent = self.ebpf.program("walk").unwrap().try_into().unwrap();
         let info = program.info().unwrap();
-        eprintln!(
-            "run time {:?} runs {} table memory {} KiB; {} frames: {:.0} ns/frame",
-            info.run_time(),
-            info.run_count(),
-            self.maps.memory_bytes() / 1024,
-            frames,
-            info.run_time().as_nanos() as f64 / frames as f64
-        );
+        (info.run_time(), info.run_count())
     }
 
-    pub fn name(&self, address: u64) -> &str {
-        let index = self.symbols.partition_point(|symbol| symbol.0 <= address);
-        match index.checked_sub(1).map(|index| &self.symbols[index]) {
+    pub fn memory_bytes(&self) -> usize {
+        self.maps.memory_bytes()
+    }
+
+    /// The functions' names, outermost first. Local symbols of a stripped library are `?`.
+    pub fn names(&self, record: &Record) -> Vec<&str> {
+        let last = record.addresses.len() - 1;
+        let names = record
+            .addresses
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(index, address)| {
+                // Only the leaf's is not a return address.
+                self.name(address - u64::from(index > 0 && index <= last))
+            });
+        names.collect()
+    }
+
+    fn name(&self, address: u64) -> &str {
+        let index = self
+            .process
+            .symbols
+            .partition_point(|symbol| symbol.0 <= address);
+        match index
+            .checked_sub(1)
+            .map(|index| &self.process.symbols[index])
+        {
             Some((_, end, name)) if address < *end => name,
             _ => "?",
         }
     }
 }
 
-fn parse(record: &[u8]) -> Walk {
-    let word = |at: usize| u64::from_ne_bytes(record[at..at + 8].try_into().unwrap());
-    let half = |at: usize| u32::from_ne_bytes(record[at..at + 4].try_into().unwrap());
-    // struct unwind_state ends in: outcome, count, reserved, registers[21], addresses[512].
-    let addresses_at = record.len() - 512 * 8;
-    let outcome_at = addresses_at - 21 * 8 - 12;
-    let outcome_at = outcome_at & !3;
-    let count = half(outcome_at + 4) as usize;
-    Walk {
-        outcome: half(outcome_at),
-        addresses: (0..count).map(|i| word(addresses_at + 8 * i)).collect(),
+impl Record {
+    /// `struct record` of tests/bpf/unwind.bpf.c.
+    fn parse(bytes: &[u8]) -> Self {
+        const STACK_BYTES: usize = 64 * 4096;
+        let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+        let half = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+        let stack_at = bytes.len() - STACK_BYTES;
+        let pages = word(stack_at - 8) as usize;
+        let addresses_at = stack_at - 16 - FRAMES_MAX * 8;
+        let registers_at = addresses_at - 21 * 8;
+        // struct unwind_state ends in: outcome, count, reserved, registers, addresses.
+        let (outcome, count) = (half(registers_at - 12), half(registers_at - 8));
+        Self {
+            outcome,
+            addresses: (0..count as usize)
+                .map(|i| word(addresses_at + 8 * i))
+                .collect(),
+            registers: std::array::from_fn(|i| word(registers_at + 8 * i)),
+            stack_start: word(stack_at - 16),
+            stack: bytes[stack_at..stack_at + pages * 4096].to_vec(),
+        }
     }
 }
 
@@ -187,7 +246,11 @@ fn open_event(cpu: i32, program: i32) -> OwnedFd {
     // SAFETY: `attr` is initialised and lives through the call; the descriptor is ours.
     let fd = unsafe {
         let fd = perf::perf_event_open(&raw mut attr, -1, cpu, -1, 8);
-        assert!(fd >= 0, "perf_event_open: {}", std::io::Error::last_os_error());
+        assert!(
+            fd >= 0,
+            "perf_event_open: {}",
+            std::io::Error::last_os_error()
+        );
         OwnedFd::from_raw_fd(fd)
     };
     // SAFETY: both descriptors are open.
@@ -198,61 +261,63 @@ fn open_event(cpu: i32, program: i32) -> OwnedFd {
     fd
 }
 
-fn load_process(
-    maps: &mut UnwindMaps,
-    pid: u32,
-    symbols: &mut Vec<(u64, u64, String)>,
-) -> Vec<MappingEntry> {
-    let vdso = vdso::read().unwrap();
-    let mut entries = Vec::new();
-    let mut loaded: HashMap<String, Option<(ElfLayout, _)>> = HashMap::new();
-    for line in std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines() {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        if !fields[1].contains('x') || line.contains("[vsyscall]") {
-            continue;
-        }
-        let (start, end) = fields[0].split_once('-').unwrap();
-        let hex = |text| u64::from_str_radix(text, 16).unwrap();
-        let mapping = Mapping { start: hex(start), end: hex(end), file_offset: hex(fields[2]) };
-        let path = fields.get(5).copied().unwrap_or_default();
-        let module = loaded.entry(path.to_owned()).or_insert_with(|| {
-            let (layout, cfi) = if path == "[vdso]" {
-                let layout = ElfLayout::read(vdso.as_slice()).unwrap();
-                let cfi = layout.read_cfi(vdso.as_slice()).unwrap()?;
-                (layout, cfi)
-            } else {
-                let file = File::open(format!("/proc/{pid}/map_files/{}", fields[0])).ok()?;
-                let layout = ElfLayout::read(&file).ok()?;
-                let cfi = layout.read_cfi(&file).unwrap()?;
-                add_symbols(&file, &layout, &mapping, symbols);
-                (layout, cfi)
+impl Process {
+    fn load(maps: &mut UnwindMaps, pid: u32) -> Self {
+        let mut process = Self::default();
+        let mut modules: HashMap<String, Option<(ElfLayout, TableId)>> = HashMap::new();
+        for line in std::fs::read_to_string(format!("/proc/{pid}/maps"))
+            .unwrap()
+            .lines()
+        {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if !fields[1].contains('x') || line.contains("[vsyscall]") {
+                continue;
+            }
+            let (start, end) = fields[0].split_once('-').unwrap();
+            let hex = |text| u64::from_str_radix(text, 16).unwrap();
+            let mapping = Mapping {
+                start: hex(start),
+                end: hex(end),
+                file_offset: hex(fields[2]),
             };
-            let table = Table::build(&layout, &cfi).unwrap();
-            let id = maps.add_tables(&[&table]).unwrap()[0];
-            Some((layout, id))
-        });
-        entries.push(match module {
-            Some((layout, table)) => mapping.of_module(layout, *table),
-            None => mapping.by_frame_pointers(),
-        });
-    }
-    entries
-}
-
-fn add_symbols(
-    file: &File,
-    layout: &ElfLayout,
-    mapping: &Mapping,
-    symbols: &mut Vec<(u64, u64, String)>,
-) {
-    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    let object = object::File::parse(bytes.as_slice()).unwrap();
-    let Some(bias) = layout.bias(mapping.start, mapping.end, mapping.file_offset) else { return };
-    for symbol in object.symbols().chain(object.dynamic_symbols()) {
-        if symbol.kind() == SymbolKind::Text && symbol.size() > 0 {
-            let start = symbol.address().wrapping_add(bias);
-            symbols.push((start, start + symbol.size(), symbol.name().unwrap().to_owned()));
+            let path = fields.get(5).copied().unwrap_or_default().to_owned();
+            let module = modules.entry(path.clone()).or_insert_with(|| {
+                let bytes = if path == "[vdso]" {
+                    vdso::read().unwrap()
+                } else {
+                    std::fs::read(format!("/proc/{pid}/map_files/{}", fields[0])).ok()?
+                };
+                process.load_module(maps, &bytes, &mapping)
+            });
+            process.mappings.push(match module {
+                Some((layout, table)) => mapping.of_module(layout, *table),
+                None => mapping.by_frame_pointers(),
+            });
         }
+        process.symbols.sort();
+        process
+    }
+
+    fn load_module(
+        &mut self,
+        maps: &mut UnwindMaps,
+        bytes: &[u8],
+        mapping: &Mapping,
+    ) -> Option<(ElfLayout, TableId)> {
+        let layout = ElfLayout::read(bytes).ok()?;
+        let bias = layout.bias(mapping.start, mapping.end, mapping.file_offset)?;
+        let object = object::File::parse(bytes).unwrap();
+        for symbol in object.symbols().chain(object.dynamic_symbols()) {
+            if symbol.kind() == SymbolKind::Text && symbol.size() > 0 {
+                let start = symbol.address().wrapping_add(bias);
+                let name = symbol.name().unwrap().to_owned();
+                self.symbols.push((start, start + symbol.size(), name));
+            }
+        }
+        let table = Table::build(&layout, &layout.read_cfi(bytes).unwrap()?).unwrap();
+        let id = maps.add_tables(&[&table]).unwrap()[0];
+        self.tables
+            .insert(mapping.of_module(&layout, id).table, table);
+        Some((layout, id))
     }
 }

@@ -243,7 +243,9 @@ impl Outcome {
     /// The outcome behind the kernel side's number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|outcome| *outcome as u32 == number)
+        Self::ALL
+            .into_iter()
+            .find(|outcome| *outcome as u32 == number)
     }
 
     /// The cause as the quality block names it.

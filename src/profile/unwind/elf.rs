@@ -50,7 +50,10 @@ impl Source for [u8] {
 }
 
 fn read<S: Source + ?Sized>(source: &S, offset: u64, size: u64, size_max: u64) -> Result<Vec<u8>> {
-    ensure!(size <= size_max, "{size} bytes are more than the {size_max} we read");
+    ensure!(
+        size <= size_max,
+        "{size} bytes are more than the {size_max} we read"
+    );
     let end = offset.checked_add(size).context("a range overflows")?;
     ensure!(end <= source.len()?, "a range ends beyond the file");
     let mut bytes = vec![0; size as usize];
@@ -60,7 +63,9 @@ fn read<S: Source + ?Sized>(source: &S, offset: u64, size: u64, size_max: u64) -
 
 fn headers<T: Pod + Copy>(bytes: &[u8]) -> Result<&[T]> {
     let count = bytes.len() / size_of::<T>();
-    let (headers, _) = pod::slice_from_bytes(bytes, count).ok().context("misaligned headers")?;
+    let (headers, _) = pod::slice_from_bytes(bytes, count)
+        .ok()
+        .context("misaligned headers")?;
     Ok(headers)
 }
 
@@ -135,7 +140,12 @@ pub struct ElfLayout {
 impl ElfLayout {
     /// Reads the headers of a 64-bit little-endian x86-64 file.
     pub fn read<S: Source + ?Sized>(source: &S) -> Result<Self> {
-        let bytes = read(source, 0, size_of::<elf::FileHeader64<Le>>() as u64, HEADERS_BYTES_MAX)?;
+        let bytes = read(
+            source,
+            0,
+            size_of::<elf::FileHeader64<Le>>() as u64,
+            HEADERS_BYTES_MAX,
+        )?;
         let (header, _) = pod::from_bytes::<elf::FileHeader64<Le>>(&bytes)
             .ok()
             .context("no ELF header")?;
@@ -169,7 +179,10 @@ impl ElfLayout {
         header: &elf::FileHeader64<Le>,
     ) -> Result<()> {
         let entry_size = size_of::<elf::ProgramHeader64<Le>>();
-        ensure!(usize::from(header.e_phentsize.get(Le)) == entry_size, "odd program headers");
+        ensure!(
+            usize::from(header.e_phentsize.get(Le)) == entry_size,
+            "odd program headers"
+        );
         let size = u64::from(header.e_phnum.get(Le)) * entry_size as u64;
         let bytes = read(source, header.e_phoff.get(Le), size, HEADERS_BYTES_MAX)?;
         for program in headers::<elf::ProgramHeader64<Le>>(&bytes)? {
@@ -200,15 +213,22 @@ impl ElfLayout {
         if header.e_shnum.get(Le) == 0 {
             return Ok(());
         }
-        ensure!(usize::from(header.e_shentsize.get(Le)) == entry_size, "odd section headers");
+        ensure!(
+            usize::from(header.e_shentsize.get(Le)) == entry_size,
+            "odd section headers"
+        );
         let size = u64::from(header.e_shnum.get(Le)) * entry_size as u64;
         let bytes = read(source, header.e_shoff.get(Le), size, HEADERS_BYTES_MAX)?;
         let sections = headers::<elf::SectionHeader64<Le>>(&bytes)?;
         let names = sections
             .get(usize::from(header.e_shstrndx.get(Le)))
             .context("no section names")?;
-        let names =
-            read(source, names.sh_offset.get(Le), names.sh_size.get(Le), HEADERS_BYTES_MAX)?;
+        let names = read(
+            source,
+            names.sh_offset.get(Le),
+            names.sh_size.get(Le),
+            HEADERS_BYTES_MAX,
+        )?;
         for section in sections {
             let found = Section {
                 address: section.sh_addr.get(Le),
@@ -217,7 +237,9 @@ impl ElfLayout {
                 compressed: section.sh_flags.get(Le) & u64::from(elf::SHF_COMPRESSED) != 0,
                 empty: section.sh_type.get(Le) == elf::SHT_NOBITS,
             };
-            let name = names.get(section.sh_name.get(Le) as usize..).unwrap_or_default();
+            let name = names
+                .get(section.sh_name.get(Le) as usize..)
+                .unwrap_or_default();
             if name.starts_with(b".eh_frame\0") {
                 self.eh_frame = Some(found);
             } else if name.starts_with(b".debug_frame\0") {
@@ -231,7 +253,10 @@ impl ElfLayout {
 
     /// Reads the call frame information; `None` when the file has none.
     pub fn read_cfi<S: Source + ?Sized>(&self, source: &S) -> Result<Option<Cfi>> {
-        if let Some(section) = self.eh_frame.filter(|section| !section.empty && section.size > 8) {
+        if let Some(section) = self
+            .eh_frame
+            .filter(|section| !section.empty && section.size > 8)
+        {
             return self.cfi(CfiKind::EhFrame, source, section).map(Some);
         }
         if let Some(header) = self.eh_frame_header.filter(|_| self.eh_frame.is_none()) {
@@ -249,7 +274,12 @@ impl ElfLayout {
         if section.compressed {
             bytes = decompress(&bytes)?;
         }
-        Ok(Cfi { kind, bytes, address: section.address, text_address: self.text_address })
+        Ok(Cfi {
+            kind,
+            bytes,
+            address: section.address,
+            text_address: self.text_address,
+        })
     }
 
     /// `.eh_frame` of a file without section headers: `.eh_frame_hdr` points to its start; its
@@ -269,7 +299,10 @@ impl ElfLayout {
         let skipped = address - segment.address;
         Ok(Section {
             address,
-            file_offset: segment.file_offset.checked_add(skipped).context("overflow")?,
+            file_offset: segment
+                .file_offset
+                .checked_add(skipped)
+                .context("overflow")?,
             size: (segment.file_size - skipped).min(SECTION_BYTES_MAX),
             compressed: false,
             empty: false,
@@ -291,8 +324,10 @@ impl ElfLayout {
                 segment.file_offset < map_offset_end
                     && map_offset < segment.file_offset.saturating_add(segment.file_size)
             })?;
-        let elf_address =
-            segment.address.wrapping_add(map_offset).wrapping_sub(segment.file_offset);
+        let elf_address = segment
+            .address
+            .wrapping_add(map_offset)
+            .wrapping_sub(segment.file_offset);
         Some(map_start.wrapping_sub(elf_address))
     }
 }
@@ -303,14 +338,17 @@ fn read_build_id<S: Source + ?Sized>(source: &S, notes: &Segment) -> Option<Box<
     // Elf64_Nhdr: sizes of name and description, type; both padded to four bytes.
     while let Some((header, after)) = rest.split_first_chunk::<12>() {
         let word = |at: usize| -> usize {
-            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+                as usize
         };
         let (name_size, description_size) = (word(0), word(4));
         let name = after.get(..name_size)?;
         let after = after.get(name_size.next_multiple_of(4)..)?;
         let description = after.get(..description_size)?;
         if name == b"GNU\0" && word(8) == elf::NT_GNU_BUILD_ID as usize {
-            return (4..=64).contains(&description.len()).then(|| description.into());
+            return (4..=64)
+                .contains(&description.len())
+                .then(|| description.into());
         }
         rest = after.get(description_size.next_multiple_of(4)..)?;
     }
@@ -328,6 +366,14 @@ fn decompress(bytes: &[u8]) -> Result<Vec<u8>> {
         elf::ELFCOMPRESS_ZSTD => object::CompressionFormat::Zstandard,
         other => bail!("unknown compression {other}"),
     };
-    let data = object::CompressedData { format, data: rest, uncompressed_size: size };
-    Ok(data.decompress().ok().context("damaged compressed section")?.into_owned())
+    let data = object::CompressedData {
+        format,
+        data: rest,
+        uncompressed_size: size,
+    };
+    Ok(data
+        .decompress()
+        .ok()
+        .context("damaged compressed section")?
+        .into_owned())
 }

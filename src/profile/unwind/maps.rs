@@ -133,9 +133,15 @@ impl UnwindMaps {
     pub fn set_process(&mut self, tgid: u32, mut mappings: Vec<MappingEntry>) -> Result<()> {
         mappings.sort_unstable_by_key(|mapping| mapping.start);
         let count = mappings.len() as u32;
-        let run = self.runs.add(mappings, |first, entries| self.mappings.write(first, entries));
+        let run = self.runs.add(mappings, |first, entries| {
+            self.mappings.write(first, entries)
+        });
         let first = run.context("too many mappings")?;
-        let entry = ProcessEntry { first, count, ..ProcessEntry::default() };
+        let entry = ProcessEntry {
+            first,
+            count,
+            ..ProcessEntry::default()
+        };
         if let Err(error) = raw_map::update(self.processes.as_fd(), tgid, &entry) {
             self.runs.release(first);
             return Err(error).context("cannot register a process's mappings");
@@ -206,13 +212,19 @@ impl MappedArray {
                 0,
             )?
         };
-        Ok(Self { start: start.cast(), bytes })
+        Ok(Self {
+            start: start.cast(),
+            bytes,
+        })
     }
 
     /// Writes elements from the given index on.
     fn write<T: Copy>(&mut self, index: u32, elements: &[T]) {
         let offset = index as usize * size_of::<T>();
-        assert!(offset + size_of_val(elements) <= self.bytes, "elements beyond the array");
+        assert!(
+            offset + size_of_val(elements) <= self.bytes,
+            "elements beyond the array"
+        );
         // SAFETY: the range lies within the mapping, as asserted; BPF programs only read it.
         unsafe {
             std::ptr::copy_nonoverlapping(

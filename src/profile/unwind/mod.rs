@@ -14,4 +14,4 @@ pub mod rule;
 mod runs;
 pub mod table;
 pub mod vdso;
-// pub mod walk;
+pub mod walk;

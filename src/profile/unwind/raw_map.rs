@@ -56,7 +56,11 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a live struct of the size given, laid out as the kernel's union starts;
     // the pointers in it were made from references that outlive this call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// Creates an array that can be mapped into memory and put into an array of maps.
@@ -121,9 +125,10 @@ pub fn update_array_of_maps(map: BorrowedFd<'_>, keys: &[u32], fds: &[OwnedFd]) 
         flags: 0,
     };
     match bpf(BPF_MAP_UPDATE_BATCH, &mut attr) {
-        Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL)) => {
-            keys.iter().zip(&values).try_for_each(|(key, value)| update(map, *key, value))
-        }
+        Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL)) => keys
+            .iter()
+            .zip(&values)
+            .try_for_each(|(key, value)| update(map, *key, value)),
         other => other.map(drop),
     }
 }

@@ -84,7 +84,11 @@ fn cfa_rule<R: Reader<Offset = usize>, S: UnwindSection<R>>(
 /// memory: in an aligned frame (`rbp`), in OpenSSL's assembly (`rsp`).
 fn cfa_expression<R: Reader<Offset = usize>>(expression: &Expression<R>) -> Option<Rule> {
     // DWARF 64-bit or 32-bit does not matter to these operations.
-    let encoding = gimli::Encoding { format: gimli::Format::Dwarf32, version: 4, address_size: 8 };
+    let encoding = gimli::Encoding {
+        format: gimli::Format::Dwarf32,
+        version: 4,
+        address_size: 8,
+    };
     let mut operations = expression.clone().operations(encoding);
     let mut parsed = Vec::with_capacity(9);
     while let Some(operation) = operations.next().ok()? {
@@ -101,11 +105,21 @@ fn cfa_expression<R: Reader<Offset = usize>>(expression: &Expression<R>) -> Opti
 /// The threshold is where in the 16-byte entry the `push` is done: 11, or 10 with `endbr64`.
 fn plt_entry<R: Reader<Offset = usize>>(operations: &[Operation<R>]) -> Option<Rule> {
     let [
-        Operation::RegisterOffset { register: X86_64::RSP, offset: 8, .. },
-        Operation::RegisterOffset { register: X86_64::RA, offset: 0, .. },
+        Operation::RegisterOffset {
+            register: X86_64::RSP,
+            offset: 8,
+            ..
+        },
+        Operation::RegisterOffset {
+            register: X86_64::RA,
+            offset: 0,
+            ..
+        },
         Operation::UnsignedConstant { value: 15 },
         Operation::And,
-        Operation::UnsignedConstant { value: threshold @ 0..16 },
+        Operation::UnsignedConstant {
+            value: threshold @ 0..16,
+        },
         Operation::Ge,
         Operation::UnsignedConstant { value: 3 },
         Operation::Shl,
@@ -114,17 +128,39 @@ fn plt_entry<R: Reader<Offset = usize>>(operations: &[Operation<R>]) -> Option<R
     else {
         return None;
     };
-    Some(Rule { cfa_register: *threshold as u8, ..plain(cfa::PLT) })
+    Some(Rule {
+        cfa_register: *threshold as u8,
+        ..plain(cfa::PLT)
+    })
 }
 
 /// `*(register + offset) + add`.
 fn saved_stack_pointer<R: Reader<Offset = usize>>(operations: &[Operation<R>]) -> Option<Rule> {
     let add = match operations {
-        [_, Operation::Deref { size: 8, space: false, .. }] => 0,
-        [_, Operation::Deref { size: 8, space: false, .. }, Operation::PlusConstant { value }]
+        [
+            _,
+            Operation::Deref {
+                size: 8,
+                space: false,
+                ..
+            },
+        ] => 0,
+        [
+            _,
+            Operation::Deref {
+                size: 8,
+                space: false,
+                ..
+            },
+            Operation::PlusConstant { value },
+        ]
         | [
             _,
-            Operation::Deref { size: 8, space: false, .. },
+            Operation::Deref {
+                size: 8,
+                space: false,
+                ..
+            },
             Operation::UnsignedConstant { value },
             Operation::Plus,
         ] => i16::try_from(*value).ok()?,
@@ -136,14 +172,18 @@ fn saved_stack_pointer<R: Reader<Offset = usize>>(operations: &[Operation<R>]) -
         X86_64::RBP => cfa::FP_DEREF,
         _ => return None,
     };
-    Some(Rule { cfa_offset: offset, deref_add: add, ..plain(kind) })
+    Some(Rule {
+        cfa_offset: offset,
+        deref_add: add,
+        ..plain(kind)
+    })
 }
 
 fn register_offset<R: Reader<Offset = usize>>(operation: &Operation<R>) -> Option<(Register, i32)> {
     match *operation {
-        Operation::RegisterOffset { register, offset, .. } => {
-            Some((register, i32::try_from(offset).ok()?))
-        }
+        Operation::RegisterOffset {
+            register, offset, ..
+        } => Some((register, i32::try_from(offset).ok()?)),
         _ => None,
     }
 }
@@ -169,7 +209,11 @@ fn fp_expression<R: Reader<Offset = usize>, S: UnwindSection<R>>(
     section: &S,
     expression: &UnwindExpression<usize>,
 ) -> Option<(u8, i32)> {
-    let encoding = gimli::Encoding { format: gimli::Format::Dwarf32, version: 4, address_size: 8 };
+    let encoding = gimli::Encoding {
+        format: gimli::Format::Dwarf32,
+        version: 4,
+        address_size: 8,
+    };
     let mut operations = expression.get(section).ok()?.operations(encoding);
     let (register, offset) = register_offset(&operations.next().ok()??)?;
     let whole = operations.next().ok()?.is_none();

@@ -66,7 +66,9 @@ impl Runs {
 
     /// Gives up one use of a run.
     pub fn release(&mut self, first: u32) {
-        let Some(run) = self.used.get_mut(&first) else { return };
+        let Some(run) = self.used.get_mut(&first) else {
+            return;
+        };
         run.users -= 1;
         if run.users == 0
             && let Some(run) = self.used.remove(&first)
@@ -105,7 +107,11 @@ mod tests {
 
     fn entries(start: u64, count: u64) -> Vec<MappingEntry> {
         (0..count)
-            .map(|i| MappingEntry { start: start + i, end: start + i + 1, ..Default::default() })
+            .map(|i| MappingEntry {
+                start: start + i,
+                end: start + i + 1,
+                ..Default::default()
+            })
             .collect()
     }
 
@@ -113,14 +119,20 @@ mod tests {
     fn equal_runs_are_one_and_freed_ones_are_joined_again() {
         let mut runs = Runs::new(10);
         let a = runs.add(entries(0, 4), |_, _| {}).unwrap();
-        let again = runs.add(entries(0, 4), |_, _| panic!("written twice")).unwrap();
+        let again = runs
+            .add(entries(0, 4), |_, _| panic!("written twice"))
+            .unwrap();
         assert_eq!(a, again);
         let b = runs.add(entries(9, 6), |_, _| {}).unwrap();
         assert_ne!(a, b);
         assert_eq!(runs.add(entries(5, 1), |_, _| {}), None, "full");
         runs.release(a);
         runs.release(b);
-        assert_eq!(runs.add(entries(5, 5), |_, _| {}), None, "`b` rests, `a` is still used");
+        assert_eq!(
+            runs.add(entries(5, 5), |_, _| {}),
+            None,
+            "`b` rests, `a` is still used"
+        );
         runs.release(again);
         std::thread::sleep(REST);
         assert_eq!(runs.add(entries(5, 10), |_, _| {}), Some(0));

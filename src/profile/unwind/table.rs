@@ -119,21 +119,39 @@ impl Table {
 
     fn validate(&self) -> Result<()> {
         let header = self.header();
-        ensure!(self.words.len().is_multiple_of(LINE_WORDS), "not whole lines");
-        ensure!(header.version == TABLE_VERSION, "version {}", header.version);
+        ensure!(
+            self.words.len().is_multiple_of(LINE_WORDS),
+            "not whole lines"
+        );
+        ensure!(
+            header.version == TABLE_VERSION,
+            "version {}",
+            header.version
+        );
         ensure!(header.page_bits <= PAGE_BITS_MAX, "page bits");
-        ensure!((header.rules_at as usize).is_multiple_of(RULE_WORDS), "misaligned rules");
+        ensure!(
+            (header.rules_at as usize).is_multiple_of(RULE_WORDS),
+            "misaligned rules"
+        );
         let section = |at: u32, words: u64| -> Result<&[u32]> {
             let end = usize::try_from(u64::from(at) + words)?;
-            self.words.get(at as usize..end).context("a section lies outside of the table")
+            self.words
+                .get(at as usize..end)
+                .context("a section lies outside of the table")
         };
         let pages = (u64::from(header.span)).div_ceil(1 << header.page_bits);
         let pages = section(header.pages_at, pages + 1)?;
         let rows = section(header.rows_at, u64::from(header.rows))?;
         section(header.rules_at, u64::from(header.rules) * RULE_WORDS as u64)?;
         ensure!(pages.is_sorted(), "unsorted pages");
-        ensure!(pages.last() == Some(&header.rows), "pages do not end with the rows");
-        ensure!(rows.iter().all(|row| row & 0xffff < header.rules), "a row without its rule");
+        ensure!(
+            pages.last() == Some(&header.rows),
+            "pages do not end with the rows"
+        );
+        ensure!(
+            rows.iter().all(|row| row & 0xffff < header.rules),
+            "a row without its rule"
+        );
         Ok(())
     }
 }
@@ -142,7 +160,11 @@ impl ElfLayout {
     /// Text-relative pointers are rare; without section headers the first code must do.
     fn segments_text(&self, text_address: u64) -> u64 {
         match text_address {
-            0 => self.segments.iter().find(|s| s.executable).map_or(0, |s| s.address),
+            0 => self
+                .segments
+                .iter()
+                .find(|s| s.executable)
+                .map_or(0, |s| s.address),
             address => address,
         }
     }
@@ -179,7 +201,9 @@ impl Builder {
         let start = code.iter().map(|range| range.0).min().context("no code")?;
         let end = code.iter().map(|range| range.1).max().context("no code")?;
         let base = start & !((1 << PAGE_BITS_MAX) - 1);
-        let span = u32::try_from(end - base).ok().context("code spans more than 4 GiB")?;
+        let span = u32::try_from(end - base)
+            .ok()
+            .context("code spans more than 4 GiB")?;
         ensure!(span < u32::MAX - (1 << PAGE_BITS_MAX), "code spans 4 GiB");
         let mut builder = Self {
             base,
@@ -257,7 +281,10 @@ impl Builder {
     ) -> Result<()> {
         let start = fde.initial_address();
         // Linkers leave entries of discarded functions behind, at address 0 or so.
-        let Some((_, code_end)) = self.code.iter().find(|code| code.0 <= start && start < code.1)
+        let Some((_, code_end)) = self
+            .code
+            .iter()
+            .find(|code| code.0 <= start && start < code.1)
         else {
             return Ok(());
         };
@@ -285,12 +312,20 @@ impl Builder {
             self.rows.push((covered_to, self.number_of_unsupported()));
         }
         let rows = self.rows.len() - first_row;
-        self.functions.push(Function { start: start_row, end: end_row, first_row, rows });
+        self.functions.push(Function {
+            start: start_row,
+            end: end_row,
+            first_row,
+            rows,
+        });
         Ok(())
     }
 
     fn number_of_unsupported(&self) -> u16 {
-        self.rule_numbers.get(&rule::UNSUPPORTED).copied().unwrap_or(1)
+        self.rule_numbers
+            .get(&rule::UNSUPPORTED)
+            .copied()
+            .unwrap_or(1)
     }
 
     fn finish(mut self, entry: u64) -> Result<Table> {
@@ -303,16 +338,27 @@ impl Builder {
 
     /// Hand-written entry code often has no CFI; nobody called it.
     fn stop_at_entry(&mut self, entry: u64) {
-        if !self.code.iter().any(|code| code.0 <= entry && entry < code.1) {
+        if !self
+            .code
+            .iter()
+            .any(|code| code.0 <= entry && entry < code.1)
+        {
             return;
         }
         let start = (entry - self.base) as u32;
-        let next = self.functions.partition_point(|function| function.start <= start);
-        let before = next.checked_sub(1).and_then(|index| self.functions.get(index));
+        let next = self
+            .functions
+            .partition_point(|function| function.start <= start);
+        let before = next
+            .checked_sub(1)
+            .and_then(|index| self.functions.get(index));
         if before.is_some_and(|function| start < function.end) {
             return;
         }
-        let limit = self.functions.get(next).map_or(self.span, |function| function.start);
+        let limit = self
+            .functions
+            .get(next)
+            .map_or(self.span, |function| function.start);
         let stop = self.number(rule::STOP);
         let function = Function {
             start,
@@ -326,7 +372,9 @@ impl Builder {
 
     /// All rows in order, equal neighbours merged, with an end marker wherever nothing follows.
     fn merge(&mut self) -> Vec<(u32, u16)> {
-        let mut merged = Merged { rows: Vec::with_capacity(self.rows.len()) };
+        let mut merged = Merged {
+            rows: Vec::with_capacity(self.rows.len()),
+        };
         let mut end = 0;
         for function in &self.functions {
             if function.start > end && !merged.rows.is_empty() {
@@ -361,12 +409,18 @@ impl Builder {
         let mut row = 0;
         for page in 0..=pages {
             let page_start = u64::from(page) << page_bits;
-            row += rows[row..].iter().take_while(|row| u64::from(row.0) < page_start).count();
+            row += rows[row..]
+                .iter()
+                .take_while(|row| u64::from(row.0) < page_start)
+                .count();
             words.push(row as u32);
         }
         let rows_at = words.len();
         let mask = (1 << page_bits) - 1;
-        words.extend(rows.iter().map(|&(start, rule)| (start & mask) << 16 | u32::from(rule)));
+        words.extend(
+            rows.iter()
+                .map(|&(start, rule)| (start & mask) << 16 | u32::from(rule)),
+        );
         words.resize(words.len().next_multiple_of(RULE_WORDS), 0);
         let rules_at = words.len();
         words.extend(self.rules.iter().flat_map(|rule| rule.to_words()));

@@ -17,7 +17,10 @@ pub fn read() -> Result<Vec<u8>> {
         if !line.ends_with("[vdso]") {
             continue;
         }
-        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let range = line
+            .split(' ')
+            .next()
+            .and_then(|range| range.split_once('-'));
         let (start, end) = range.context("an odd line in /proc/self/maps")?;
         let start = u64::from_str_radix(start, 16)?;
         let size = u64::from_str_radix(end, 16)?.saturating_sub(start);
