@@ -6,7 +6,7 @@
 //! a captured stack.
 
 pub mod abi;
-// pub mod cache;
+pub mod cache;
 pub mod elf;
 pub mod maps;
 mod raw_map;

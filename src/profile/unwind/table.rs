@@ -24,6 +24,8 @@ const RULE_WORDS: usize = 4;
 const PAGE_BITS_MIN: u32 = 10;
 /// Code at the entry point that nothing describes ends the stack; so many bytes of it.
 const ENTRY_BYTES: u32 = 64;
+/// A power of two.
+const RECENT_RULES: usize = 256;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -187,6 +189,8 @@ struct Builder {
     code: Vec<(u64, u64)>,
     rules: Vec<Rule>,
     rule_numbers: HashMap<Rule, u16>,
+    /// The last rules numbered, by a cheap hash: most rows repeat one of them.
+    recent: Box<[(Rule, u16); RECENT_RULES]>,
     functions: Vec<Function>,
     rows: Vec<(u32, u16)>,
 }
@@ -211,17 +215,32 @@ impl Builder {
             code,
             rules: Vec::new(),
             rule_numbers: HashMap::new(),
+            // Number 0 is `NONE`'s own.
+            recent: Box::new([(rule::NONE, 0); RECENT_RULES]),
             functions: Vec::new(),
             rows: Vec::new(),
         };
         // The first two are needed where no room for more is left.
-        builder.number(rule::NONE);
-        builder.number(rule::UNSUPPORTED);
+        builder.number_of_new(rule::NONE);
+        builder.number_of_new(rule::UNSUPPORTED);
         Ok(builder)
     }
 
     /// The rule's number. A file with more than 65536 different rules is nobody's compiler's.
     fn number(&mut self, rule: Rule) -> u16 {
+        let words = rule.to_words();
+        let hash = (words[0] ^ words[1].rotate_left(8) ^ words[2]).wrapping_mul(0x9e37_79b1);
+        let slot = hash as usize >> (32 - RECENT_RULES.ilog2());
+        let (recent, number) = self.recent[slot];
+        if recent == rule {
+            return number;
+        }
+        let number = self.number_of_new(rule);
+        self.recent[slot] = (rule, number);
+        number
+    }
+
+    fn number_of_new(&mut self, rule: Rule) -> u16 {
         if let Some(number) = self.rule_numbers.get(&rule) {
             return *number;
         }
