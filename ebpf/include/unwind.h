@@ -18,10 +18,12 @@
 
 static void *(*const bpf_get_current_task_btf)(void) = (void *)158;
 
+/* Walk code without CFI by its frame pointers; else the stack ends there. */
+const volatile bool unwind_by_frame_pointers = true;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, UNWIND_PROCESSES_MAX);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct unwind_process);
 } unwind_processes SEC(".maps");
@@ -193,6 +195,13 @@ static __always_inline bool find_mapping(struct unwind_state *st, __u64 address)
 
 /* ---- one frame ---- */
 
+/* FNV's step on whole words, with the bits brought down that multiplication only moves up. */
+static __always_inline __u64 hash_word(__u64 hash, __u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 29;
+}
+
 /* Goes to the caller, whose pc is known now. */
 static __always_inline int enter_caller(struct unwind_state *st, __u64 pc, __u64 sp)
 {
@@ -210,6 +219,7 @@ static __always_inline int enter_caller(struct unwind_state *st, __u64 pc, __u64
 	}
 	st->addresses[st->count & (UNWIND_FRAMES_MAX - 1)] = pc;
 	st->count++;
+	st->hash = hash_word(st->hash, pc);
 	return 0;
 }
 
@@ -224,6 +234,8 @@ static __always_inline int step_by_frame_pointer(struct unwind_state *st)
 {
 	__u64 frame[2];
 
+	if (!unwind_by_frame_pointers)
+		return stop(st, UNWIND_NO_CFI);
 	if (!st->fp_known)
 		return stop(st, UNWIND_BAD_FRAME_POINTER);
 	if (!st->fp) /* The psABI's mark of the outermost frame. */
@@ -252,7 +264,10 @@ static __always_inline int step_over_signal(struct unwind_state *st)
 	st->fp_known = 1;
 	st->exact = 1;
 	st->through_fp = 0;
-	return enter_caller(st, saved[6], saved[5]);
+	if (enter_caller(st, saved[6], saved[5]))
+		return 1;
+	st->addresses[(st->count - 1) & (UNWIND_FRAMES_MAX - 1)] |= UNWIND_INTERRUPTED;
+	return 0;
 }
 
 /* Nothing covers this code. musl's and Go's signal return carry no CFI: known by its bytes,
@@ -415,6 +430,7 @@ static __always_inline __u32 user_registers(struct bpf_perf_event_data *ctx,
 static __always_inline void unwind_user(struct bpf_perf_event_data *ctx, struct unwind_state *st)
 {
 	st->count = 0;
+	st->hash = 0;
 	st->mapping.start = 0;
 	st->mapping.end = 0;
 	st->header_table = 0;
@@ -427,6 +443,7 @@ static __always_inline void unwind_user(struct bpf_perf_event_data *ctx, struct 
 		return;
 	st->addresses[0] = st->pc;
 	st->count = 1;
+	st->hash = hash_word(0, st->pc);
 	if (st->outcome)
 		return;
 	if (!find_process(st)) {

@@ -22,6 +22,8 @@
 #include "kernel.h"
 
 #define UNWIND_FRAMES_MAX 512
+/* In an address of a stack: execution stood there when a signal came; it is no return address. */
+#define UNWIND_INTERRUPTED (1ULL << 63)
 #define UNWIND_TABLES_MAX 8192
 #define UNWIND_MAPPINGS_MAX 65536
 #define UNWIND_PROCESSES_MAX 32768
@@ -151,7 +153,9 @@ enum unwind_outcome {
 	UNWIND_COMPAT = 10,
 	/* A kernel thread, or an exiting task: no user stack at all. */
 	UNWIND_NO_USER = 11,
-	UNWIND_OUTCOMES = 12,
+	/* No CFI covers the code, and frame pointers were ruled out. */
+	UNWIND_NO_CFI = 12,
+	UNWIND_OUTCOMES = 13,
 };
 
 /* One walk. It lives in a per-CPU map: too large for the BPF stack. */
@@ -176,11 +180,14 @@ struct unwind_state {
 	__u32 fp_known;
 	/* Of this frame's callee, whose return address was found through a frame pointer. */
 	__u32 through_fp;
+	__u32 reserved;
+	struct pt_regs registers;
+	/* Over the addresses as they come in. */
+	__u64 hash;
+	/* From here on the state is a stack as the stack maps keep it. */
 	/* enum unwind_outcome */
 	__u32 outcome;
 	__u32 count;
-	__u32 reserved;
-	struct pt_regs registers;
 	/* Leaf first. */
 	__u64 addresses[UNWIND_FRAMES_MAX];
 };

@@ -6,7 +6,7 @@
 
 mod batch;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
@@ -196,6 +196,15 @@ impl Bpf {
     /// When the map is missing or of another type.
     pub fn stacks(&self, map: &str) -> Result<StackMap<'_>> {
         Ok(StackMap(StackTraceMap::try_from(self.map(map)?)?))
+    }
+
+    /// A descriptor of a map, for what this loader does not do itself.
+    ///
+    /// # Errors
+    /// When the map is missing, or we are out of descriptors.
+    pub fn map_fd(&self, map: &str) -> Result<OwnedFd> {
+        let map = map_data(self.map(map)?)?;
+        Ok(map.fd().as_fd().try_clone_to_owned()?)
     }
 
     /// Takes the ring buffer out of the object.

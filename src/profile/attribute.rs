@@ -1,6 +1,7 @@
 //! From addresses to a named [`Profile`]: ask for every unique address once, then put the names
 //! into the stacks and keep account of what has none.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use super::abi::MAX_FRAMES;
 use super::model::{Frame, FrameId, FrameKind, Profile, Stack};
 use super::processes::{Location, Processes};
 use super::raw::{RawProfile, RawSample, StackId};
+use super::unwind::abi::{INTERRUPTED, Outcome};
 use crate::symbolize::modules::{ModuleId, Modules};
 use crate::symbolize::perf_map::PerfMapOwner;
 use crate::symbolize::{Queries, Symbols};
@@ -35,16 +37,31 @@ static ENTRY_POINTS: &[&str] = &[
 
 const UNKNOWN: &str = "[unknown]";
 
-/// One user address that a name is wanted for.
+/// Whether the walk marked a user address as one at which a signal interrupted execution. No user
+/// address has bit 63; kernel addresses have bit 62 as well.
+fn is_user_mark(address: u64) -> bool {
+    address >> 62 == 0b10
+}
+
+const TOO_DEEP: &str = "deeper than 127 frames";
+
+/// The addresses to look names up for, leaf first.
 ///
 /// A return address points behind its call, which may be the last instruction of a function: the
-/// call itself is what is looked up.
-fn call_address(depth: usize, address: u64) -> u64 {
-    if depth == 0 {
-        address
-    } else {
-        address.saturating_sub(1)
-    }
+/// call itself is what is looked up. Not so where execution stood: the leaf, and what a signal
+/// interrupted, which the walk marks. The frame before that one is the kernel's signal trampoline,
+/// which nobody called.
+fn lookup_addresses(stack: &[u64]) -> impl Iterator<Item = u64> {
+    stack.iter().enumerate().map(move |(depth, &address)| {
+        let follows_trampoline = stack.get(depth + 1).is_some_and(|next| is_user_mark(*next));
+        if is_user_mark(address) {
+            address & !INTERRUPTED
+        } else if depth == 0 || follows_trampoline {
+            address
+        } else {
+            address.saturating_sub(1)
+        }
+    })
 }
 
 /// Every address of a raw profile, each unique one once.
@@ -54,11 +71,8 @@ pub fn queries(raw: &RawProfile, processes: &Processes) -> Queries {
     let mut files: HashMap<ModuleId, HashSet<u64>> = HashMap::new();
     let mut anonymous: HashMap<u32, (Arc<PerfMapOwner>, HashSet<u64>)> = HashMap::new();
     for sample in &raw.samples {
-        for (depth, &address) in stack(raw, sample.kernel_stack).iter().enumerate() {
-            kernel.insert(call_address(depth, address));
-        }
-        for (depth, &address) in stack(raw, sample.user_stack).iter().enumerate() {
-            let address = call_address(depth, address);
+        kernel.extend(lookup_addresses(stack(raw, sample.kernel_stack)));
+        for address in lookup_addresses(stack(raw, sample.user_stack)) {
             match locate(processes, sample, address) {
                 Location::File {
                     module,
@@ -142,8 +156,7 @@ pub fn attribute(
         frame_ids: HashMap::new(),
         stack_ids: HashMap::new(),
         unknown: HashMap::new(),
-        too_deep: 0,
-        broken: 0,
+        truncated: HashMap::new(),
     };
     for sample in &raw.samples {
         builder.add(sample);
@@ -185,8 +198,7 @@ struct Builder<'a> {
     frame_ids: HashMap<Frame, FrameId>,
     stack_ids: HashMap<Box<[FrameId]>, usize>,
     unknown: UnknownFrames,
-    too_deep: u64,
-    broken: u64,
+    truncated: HashMap<&'static str, u64>,
 }
 
 impl Builder<'_> {
@@ -235,12 +247,9 @@ impl Builder<'_> {
 
     /// Appends a user stack, outermost frame first.
     fn add_user_frames(&mut self, sample: &RawSample, stack: &[u64], frames: &mut Vec<FrameId>) {
-        let count = sample.count;
         let mut groups: Vec<Vec<FrameId>> = Vec::with_capacity(stack.len());
         let (mut is_named, mut is_broken) = (true, false);
-        let mut outermost: Option<FrameId> = None;
-        for (depth, &address) in stack.iter().enumerate() {
-            let address = call_address(depth, address);
+        for address in lookup_addresses(stack) {
             let location = locate(self.processes, sample, address);
             let (names, place) = lookup(self.symbols, &location, address);
             let mut group = Vec::new();
@@ -250,43 +259,60 @@ impl Builder<'_> {
             }
             if names.is_none_or(|names| names.iter().any(|f| f.kind == FrameKind::Unknown)) {
                 is_named = false;
-                *self.unknown.entry(place).or_default() += count;
+                *self.unknown.entry(place).or_default() += sample.count;
             }
-            outermost = group.first().copied();
             groups.push(group);
             // What follows an address that is no code is not a stack.
-            if matches!(location, Location::Unmapped) {
+            if matches!(location, Location::Unmapped) && sample.outcome.is_none() {
                 is_broken = true;
                 break;
             }
         }
+        let outermost = groups.last().and_then(|group| group.first()).copied();
         frames.extend(groups.into_iter().rev().flatten());
 
+        let end = match sample.outcome {
+            Some(Outcome::Rooted) => None,
+            Some(outcome) => Some(outcome.cause()),
+            None => self.end_by_frame_pointers(stack, outermost.filter(|_| !is_broken)),
+        };
         let quality = &mut self.profile.quality;
-        quality.user_stacks += count;
-        let is_rooted = !is_broken
-            && outermost.is_some_and(|id| {
-                let name = &*self.profile.frames[id.0 as usize].name;
-                ENTRY_POINTS.contains(&name)
-            });
-        if is_rooted {
-            quality.rooted += count;
-            if is_named {
-                quality.rooted_and_named += count;
+        quality.user_stacks += sample.count;
+        match end {
+            Some(cause) => *self.truncated.entry(cause).or_default() += sample.count,
+            None => {
+                quality.rooted += sample.count;
+                if is_named {
+                    quality.rooted_and_named += sample.count;
+                }
             }
+        }
+    }
+
+    /// Why a stack walked by frame pointers is not whole; `None` when it ends where threads and
+    /// processes start.
+    fn end_by_frame_pointers(
+        &self,
+        stack: &[u64],
+        outermost: Option<FrameId>,
+    ) -> Option<&'static str> {
+        let name = outermost.map(|id| &*self.profile.frame(id).name);
+        if name.is_some_and(|name| ENTRY_POINTS.contains(&name)) {
+            None
         } else if stack.len() >= MAX_FRAMES {
-            self.too_deep += count;
+            Some(TOO_DEEP)
         } else {
-            self.broken += count;
+            Some("frame pointer chain ended early")
         }
     }
 
     fn add_kernel_frames(&mut self, sample: &RawSample, stack: &[u64], frames: &mut Vec<FrameId>) {
         if stack.len() >= MAX_FRAMES {
-            self.too_deep += sample.count;
+            *self.truncated.entry(TOO_DEEP).or_default() += sample.count;
         }
-        for (depth, &address) in stack.iter().enumerate().rev() {
-            if let Some(names) = self.symbols.kernel.get(&call_address(depth, address)) {
+        let addresses: Vec<u64> = lookup_addresses(stack).collect();
+        for address in addresses.iter().rev() {
+            if let Some(names) = self.symbols.kernel.get(address) {
                 frames.extend(names.iter().map(|frame| self.intern_frame(frame)));
             } else {
                 *self.unknown.entry(UnknownIn::Kernel).or_default() += sample.count;
@@ -313,12 +339,9 @@ impl Builder<'_> {
     }
 
     fn finish(mut self) -> Attributed {
-        let causes = [
-            ("frame pointer chain ended early", self.broken),
-            ("deeper than 127 frames", self.too_deep),
-        ];
-        self.profile.quality.truncated =
-            causes.into_iter().filter(|(_, count)| *count > 0).collect();
+        let mut truncated: Vec<_> = self.truncated.into_iter().collect();
+        truncated.sort_by_key(|(cause, count)| (Reverse(*count), *cause));
+        self.profile.quality.truncated = truncated;
         Attributed {
             profile: self.profile,
             unknown: self.unknown,

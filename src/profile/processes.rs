@@ -8,7 +8,7 @@ mod image;
 pub(crate) mod proc_fs;
 mod timeline;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -54,6 +54,19 @@ pub struct Processes {
     owners_count: u32,
     vsyscall: Option<ModuleId>,
     lost: bool,
+    /// Processes whose mappings are not what they were at the last [`Processes::take_changed`].
+    changed: HashSet<u32>,
+}
+
+/// A stretch of executable memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// The file it is mapped from and the offset of `start` in it; `None` for anonymous memory.
+    pub file: Option<(ModuleId, u64)>,
 }
 
 impl Processes {
@@ -97,6 +110,9 @@ impl Processes {
     pub fn apply(&mut self, record: &Record, modules: &mut Modules) {
         if !record.pid().is_some_and(is_process) && !matches!(record, Record::Lost { .. }) {
             return;
+        }
+        if !matches!(record, Record::Comm { exec: false, .. }) {
+            self.changed.extend(record.pid());
         }
         match record {
             Record::Mmap(mmap) => self.apply_mmap(mmap, modules),
@@ -205,6 +221,7 @@ impl Processes {
             suspended_ns,
         });
         self.timeline.scan(pid, time_ns, stat.ppid, born, mappings);
+        self.changed.insert(pid);
         true
     }
 
@@ -242,6 +259,27 @@ impl Processes {
                 owner: Arc::clone(owner),
             },
         }
+    }
+
+    /// The executable memory of an image at a time, in ascending order; empty when nothing is
+    /// known of it.
+    #[must_use]
+    pub fn layout(&self, image: ImageKey, time_ns: u64) -> Vec<Stretch> {
+        self.timeline
+            .find(image, time_ns, time_ns)
+            .map_or_else(Vec::new, |image| stretches(image, time_ns))
+    }
+
+    /// The executable memory of a process now; `None` when it has ended or is not known.
+    #[must_use]
+    pub fn layout_now(&self, pid: u32) -> Option<Vec<Stretch>> {
+        let image = self.timeline.latest(pid).filter(|image| image.is_live())?;
+        Some(stretches(image, u64::MAX - 1))
+    }
+
+    /// Processes whose mappings changed, began or ended since the last call.
+    pub fn take_changed(&mut self) -> HashSet<u32> {
+        std::mem::take(&mut self.changed)
     }
 
     /// Processes whose end was not seen and that have code mapped, in no order.
@@ -358,3 +396,20 @@ fn clock_ns(clock: ClockId) -> u64 {
 
 #[cfg(test)]
 mod tests;
+
+fn stretches(image: &image::Image, time_ns: u64) -> Vec<Stretch> {
+    let pieces = image.layout(time_ns).into_iter();
+    pieces
+        .map(|(start, end, mapping)| Stretch {
+            start,
+            end,
+            file: match &mapping.code {
+                Code::File {
+                    module,
+                    file_offset,
+                } => Some((*module, (start - mapping.start).wrapping_add(*file_offset))),
+                Code::Anonymous(_) => None,
+            },
+        })
+        .collect()
+}

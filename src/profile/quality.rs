@@ -29,7 +29,11 @@ pub fn account(quality: &mut Quality, counters: &Counters, expected: Option<u64>
         ("map busy", counters.rescued_map_busy),
     ];
     quality.rescued = non_zero(&rescued);
-    quality.recorded = counters.counted + rescued.iter().map(|(_, count)| count).sum::<u64>();
+    quality
+        .rescued
+        .extend(non_zero(&[("stack walked later", counters.snapshots)]));
+    quality.recorded =
+        counters.counted + counters.snapshots + rescued.iter().map(|(_, count)| count).sum::<u64>();
     quality.lost = non_zero(&[
         ("ring buffer full", counters.lost_ring_full),
         ("malformed", malformed),
@@ -125,6 +129,8 @@ pub struct Cost {
     pub peak_rss_bytes: u64,
     /// Kernel memory of the BPF maps in bytes.
     pub map_memory_bytes: u64,
+    /// Kernel memory of unwind tables and processes' mappings in bytes.
+    pub unwind_memory_bytes: u64,
     /// Time spent in BPF programs in nanoseconds; 0 unless `kernel.bpf_stats_enabled` is 1.
     pub bpf_run_ns: u64,
     /// Runs of BPF programs; 0 unless `kernel.bpf_stats_enabled` is 1.
@@ -134,7 +140,7 @@ pub struct Cost {
 impl Cost {
     /// The cost so far.
     #[must_use]
-    pub fn of(bpf: &Bpf) -> Self {
+    pub fn of(bpf: &Bpf, unwind_memory_bytes: u64) -> Self {
         // SAFETY: `getrusage` fills the struct it is given; all-zero is a valid value for it.
         let usage = unsafe {
             let mut usage: libc::rusage = std::mem::zeroed();
@@ -148,6 +154,7 @@ impl Cost {
             cpu_ns: nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime),
             peak_rss_bytes: usage.ru_maxrss as u64 * 1024,
             map_memory_bytes: bpf.map_memory_bytes(),
+            unwind_memory_bytes,
             bpf_run_ns,
             bpf_runs,
         }

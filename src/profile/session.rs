@@ -8,9 +8,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::abi::Counters;
 use super::attribute::{self, TaskFrames};
-use super::collect::{self, Collector};
+use super::collect::{self, Collector, Snapshot};
 use super::command::Command;
-use super::config::{ProfileConfig, Targets};
+use super::config::{ProfileConfig, Targets, Unwind};
 use super::model::{Meta, Profile};
 use super::processes::Processes;
 use super::progress::Progress;
@@ -18,6 +18,8 @@ use super::quality;
 use super::sampler::Sampler;
 use super::sideband::{Record, SideBand};
 use super::signals::Signals;
+use super::unwind::live::Unwinder;
+use super::unwind::maps::UnwindMaps;
 use super::{cgroup, cpus, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
@@ -55,6 +57,12 @@ struct Session {
     sideband: SideBand,
     processes: Processes,
     modules: Modules,
+    /// `None` when user stacks are walked by frame pointers.
+    unwinder: Option<Unwinder>,
+    /// The ring of samples with copied stacks.
+    snapshot_ring: Ring,
+    /// Samples whose stacks wait for the side-band to catch up.
+    snapshots: Vec<Snapshot>,
     collector: Collector,
     /// Side-band records of one drain; kept for its memory.
     records: Vec<Record>,
@@ -81,41 +89,45 @@ impl Session {
         // The side-band runs before /proc is read, so that nothing falls between the two.
         let sideband = SideBand::open(&online)?;
         let mut bpf = Bpf::load("profile", &settings(config, sampled.len())?)?;
-        let filtered: Option<Vec<u32>> = match &config.targets {
+        let targets: Option<Vec<u32>> = match &config.targets {
             Targets::System => None,
             Targets::Pids(pids) => Some(pids.clone()),
             Targets::Command(_) => Some(command.iter().map(Command::pid).collect()),
         };
-        if let Some(pids) = &filtered {
+        if let Some(pids) = &targets {
             bpf.attach_tp_btf("follow_fork", "sched_process_fork")?;
             bpf.attach_tp_btf("follow_exit", "sched_process_exit")?;
             for pid in pids {
                 bpf.insert("targets", *pid, 1_u8)?;
             }
         }
-        bpf.load_perf_event("sample")?;
+        let (program, unwinder) = load_sampling(&mut bpf, config, targets.as_deref())?;
         let sampler = Sampler::open(
             &mut bpf,
-            "sample",
+            program,
             &sampled,
             &config.event,
             config.frequency_hz,
         )?;
-        let mut modules = Modules::new();
-        let mut processes = Processes::new();
-        processes.snapshot(filtered.as_deref(), &mut modules)?;
-        let ring = bpf.take_ring("whole_samples")?;
-        Ok(Self {
+        let mut session = Self {
+            ring: bpf.take_ring("whole_samples")?,
+            snapshot_ring: bpf.take_ring("snapshots")?,
             bpf,
-            ring,
             sampler,
             sideband,
-            processes,
-            modules,
+            processes: Processes::new(),
+            modules: Modules::new(),
+            unwinder,
+            snapshots: Vec::new(),
             collector: Collector::default(),
             records: Vec::new(),
             command,
-        })
+        };
+        session
+            .processes
+            .snapshot(targets.as_deref(), &mut session.modules)?;
+        session.update_unwinder()?;
+        Ok(session)
     }
 
     /// Samples until the duration is over, a signal arrives, or all targets have ended. Gives the
@@ -173,9 +185,41 @@ impl Session {
         self.records.clear();
         self.sideband.drain(&mut self.records);
         self.processes.apply_all(&self.records, &mut self.modules)?;
-        let collector = &mut self.collector;
+        self.update_unwinder()?;
+        // Only those of the last time: what the side-band says of them has been read by now.
+        self.walk_snapshots();
+        let Self {
+            collector,
+            snapshots,
+            ..
+        } = self;
+        self.snapshot_ring
+            .drain(|record| snapshots.extend(collector.read_snapshot(record)));
         self.ring.drain(|record| collector.add_whole(record));
         Ok(())
+    }
+
+    fn update_unwinder(&mut self) -> Result<()> {
+        let changed = self.processes.take_changed();
+        let Some(unwinder) = &mut self.unwinder else {
+            return Ok(());
+        };
+        for record in &self.records {
+            if let Record::Fork { pid, ppid, .. } = record {
+                unwinder.follow(*ppid, *pid);
+            }
+        }
+        unwinder.update(&changed, &self.processes, &self.modules)
+    }
+
+    fn walk_snapshots(&mut self) {
+        let Some(unwinder) = &self.unwinder else {
+            return;
+        };
+        for snapshot in self.snapshots.drain(..) {
+            let walk = unwinder.walk(&snapshot.stack, &self.processes, &self.modules);
+            self.collector.add_walked(snapshot, walk);
+        }
     }
 
     fn targets_have_ended(&mut self, config: &ProfileConfig) -> Result<bool> {
@@ -187,6 +231,7 @@ impl Session {
     }
 
     fn finish(mut self, config: &ProfileConfig, sampled: Duration) -> Result<Finished> {
+        self.walk_snapshots();
         let counters = collect::sum(&self.bpf.read_per_cpu::<Counters>("counters")?);
         let expected = self.sampler.expected_samples()?;
         self.collector.add_counted(&self.bpf)?;
@@ -213,9 +258,46 @@ impl Session {
         quality::account(&mut profile.quality, &counters, expected, malformed);
         profile.quality.unknown =
             quality::unknown_modules(&attributed.unknown, &self.modules, &symbols);
-        let cost = quality::Cost::of(&self.bpf);
+        let unwinder_bytes = self.unwinder.as_ref().map_or(0, Unwinder::memory_bytes);
+        let cost = quality::Cost::of(&self.bpf, unwinder_bytes);
         Ok(Finished { profile, cost })
     }
+}
+
+/// Loads the program that samples: by call frame information unless that was ruled out or this
+/// kernel cannot run it. Gives the program's name.
+fn load_sampling(
+    bpf: &mut Bpf,
+    config: &ProfileConfig,
+    targets: Option<&[u32]>,
+) -> Result<(&'static str, Option<Unwinder>)> {
+    const BY_FRAME_POINTERS: &str = "sample_by_frame_pointers";
+    const BY_CFI: &str = "sample_by_cfi";
+    if walks_by_cfi(config) {
+        match bpf.load_perf_event(BY_CFI) {
+            Ok(()) => {
+                let maps = UnwindMaps::new(
+                    bpf.map_fd("unwind_tables")?,
+                    bpf.map_fd("unwind_processes")?,
+                    &bpf.map_fd("unwind_mappings")?,
+                )?;
+                let wanted = targets.map(|pids| pids.iter().copied().collect());
+                return Ok((BY_CFI, Some(Unwinder::new(maps, wanted))));
+            }
+            Err(error) if config.unwind == Unwind::Auto => tracing::warn!(
+                "this kernel cannot walk stacks by .eh_frame (that needs 5.15), frame pointers \
+                 are used: expect stacks without callers ({})",
+                error.root_cause()
+            ),
+            Err(error) => return Err(error),
+        }
+    }
+    bpf.load_perf_event(BY_FRAME_POINTERS)?;
+    Ok((BY_FRAME_POINTERS, None))
+}
+
+fn walks_by_cfi(config: &ProfileConfig) -> bool {
+    config.user_stacks && config.unwind != Unwind::Fp
 }
 
 fn meta(config: &ProfileConfig, sampled: Duration, cpus: usize) -> Meta {
@@ -247,6 +329,9 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         Some(path) => cgroup::id_and_level(path)?,
         None => (0, 0),
     };
+    let by_cfi = walks_by_cfi(config);
+    // The kernel allocates every entry beforehand.
+    let if_needed = |needed: bool, entries: u32| if needed { entries } else { 1 };
     let filters = !matches!(config.targets, Targets::System);
     Ok(Settings::default()
         .global("want_kernel_stacks", Global::Bool(config.kernel_stacks))
@@ -259,7 +344,18 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         .global("filter_cgroup_id", Global::U64(cgroup_id))
         .global("filter_cgroup_level", Global::U32(cgroup_level))
         .max_entries("samples", entries)
-        .max_entries("user_stacks", entries.min(32768))
+        .global(
+            "unwind_by_frame_pointers",
+            Global::Bool(config.unwind != Unwind::Dwarf),
+        )
+        .max_entries(
+            "user_stacks",
+            if_needed(config.unwind != Unwind::Dwarf, entries.min(32768)),
+        )
+        .max_entries("short_stacks", if_needed(by_cfi, entries.min(32768)))
+        .max_entries("deep_stacks", if_needed(by_cfi, (entries / 16).max(256)))
+        .max_entries("unwind_processes", if_needed(by_cfi, 32768))
+        .max_entries("snapshots", ring_bytes * 4)
         .max_entries("kernel_stacks", entries.min(16384))
         .max_entries("whole_samples", ring_bytes))
 }

@@ -1,5 +1,6 @@
 //! One program image of a process: its executable mappings, each with the time it came.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::timeline::Born;
@@ -172,6 +173,47 @@ impl Image {
             .rev()
             .find(covers)
             .filter(|mapping| time_ns < mapping.until_ns)
+    }
+
+    /// The address space at a time, in ascending order and without overlaps: pieces of mappings,
+    /// each with the mapping it is a piece of.
+    pub fn layout(&self, time_ns: u64) -> Vec<(u64, u64, &Mapping)> {
+        let mut pieces: BTreeMap<u64, (u64, &Mapping)> = BTreeMap::new();
+        for mapping in self
+            .mappings
+            .iter()
+            .filter(|mapping| mapping.in_force(time_ns))
+        {
+            // What begins below and reaches in keeps its lower end, and its upper one if it
+            // reaches beyond.
+            let below = pieces
+                .range(..mapping.end)
+                .next_back()
+                .map(|(start, piece)| (*start, *piece));
+            if let Some((start, (end, older))) = below
+                && end > mapping.end
+            {
+                pieces.insert(mapping.end, (end, older));
+                if start < mapping.start {
+                    pieces.insert(start, (mapping.start, older));
+                }
+            }
+            if let Some((_, (end, _))) = pieces.range_mut(..mapping.start).next_back() {
+                *end = (*end).min(mapping.start);
+            }
+            let covered: Vec<u64> = pieces
+                .range(mapping.start..mapping.end)
+                .map(|(start, _)| *start)
+                .collect();
+            for start in covered {
+                pieces.remove(&start);
+            }
+            pieces.insert(mapping.start, (mapping.end, mapping));
+        }
+        pieces
+            .into_iter()
+            .map(|(start, (end, mapping))| (start, end, mapping))
+            .collect()
     }
 
     /// Adds a mapping seen at `mapping.from_ns`, which may be older than others.

@@ -3,6 +3,9 @@
 
 /// Frames one walk can gather.
 pub const FRAMES_MAX: usize = 512;
+/// Bit in an address of a stack: execution stood there when a signal came
+/// (`UNWIND_INTERRUPTED`).
+pub const INTERRUPTED: u64 = 1 << 63;
 /// Tables loaded at one time.
 pub const TABLES_MAX: u32 = 8192;
 /// Executable mappings of all processes together.
@@ -222,11 +225,13 @@ pub enum Outcome {
     Compat = 10,
     /// No user stack at all.
     NoUser = 11,
+    /// No CFI covers the code, and frame pointers were ruled out.
+    NoCfi = 12,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Rooted,
         Self::TooDeep,
         Self::UnknownProcess,
@@ -238,6 +243,7 @@ impl Outcome {
         Self::BadFramePointer,
         Self::Compat,
         Self::NoUser,
+        Self::NoCfi,
     ];
 
     /// The outcome behind the kernel side's number.
@@ -263,6 +269,7 @@ impl Outcome {
             Self::BadFramePointer => "no call frame information and no frame pointer",
             Self::Compat => "32-bit program",
             Self::NoUser => "no user stack",
+            Self::NoCfi => "no call frame information",
         }
     }
 }

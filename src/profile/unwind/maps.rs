@@ -19,6 +19,14 @@ const PAGE_BYTES: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableId(u32);
 
+impl TableId {
+    /// Its number in `unwind_tables`.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// One executable mapping of a process, as `/proc/PID/maps` or a side-band record tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapping {

@@ -3,11 +3,12 @@
 //! [`elf`] finds a module's call frame information, [`table`] compiles it into one flat run of
 //! words, [`cache`] keeps that on disk, [`maps`] puts it and the processes' mappings where the
 //! kernel side (`ebpf/include/unwind.h`) looks them up; [`walk`] is that walk in user space, over
-//! a captured stack.
+//! a captured stack. [`live`] keeps all of it in step with the processes.
 
 pub mod abi;
 pub mod cache;
 pub mod elf;
+pub mod live;
 pub mod maps;
 mod raw_map;
 pub mod rule;

@@ -4,7 +4,7 @@
 //! It serves stacks that were copied because their process was not known yet, and lets the logic
 //! be tested and fuzzed where a debugger reaches.
 
-use super::abi::{FRAMES_MAX, MappingEntry, Outcome, Rule, cfa, fp, mapping_kind};
+use super::abi::{FRAMES_MAX, INTERRUPTED, MappingEntry, Outcome, Rule, cfa, fp, mapping_kind};
 use super::table::Table;
 
 /// Indices in `struct pt_regs` (`arch/x86/include/asm/ptrace.h`).
@@ -13,6 +13,9 @@ mod pt_regs {
     pub const IP: usize = 16;
     pub const SP: usize = 19;
 }
+
+/// Index of the stack pointer in [`Registers`].
+pub const STACK_POINTER: usize = pt_regs::SP;
 
 /// `struct pt_regs` of the interrupted code.
 pub type Registers = [u64; 21];
@@ -176,7 +179,11 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
         self.fp = Some(fp);
         self.exact = true;
         self.through_fp = false;
-        self.enter_caller(pc, sp)
+        self.enter_caller(pc, sp)?;
+        if let Some(address) = self.addresses.last_mut() {
+            *address |= INTERRUPTED;
+        }
+        Ok(())
     }
 
     fn step_without_rule(&mut self) -> Step {
