@@ -192,15 +192,10 @@ static __always_inline __u32 copy_user_stack(unsigned char *to, __u64 from)
 {
 	__u32 copied = 0;
 
-	for (int page = 0; page < SNAPSHOT_STACK_BYTES / 4096 + 1; page++) {
+	for (int page = 0; page < SNAPSHOT_STACK_PAGES; page++) {
 		__u32 bytes = 4096 - (from & 4095);
-		if (copied > SNAPSHOT_STACK_BYTES - 4096)
-			bytes = bytes < SNAPSHOT_STACK_BYTES - copied ?
-					bytes :
-					SNAPSHOT_STACK_BYTES - copied;
-		if (copied >= SNAPSHOT_STACK_BYTES || bytes > SNAPSHOT_STACK_BYTES - copied)
-			break;
-		if (bpf_probe_read_user(to + copied, bytes, (void *)from))
+		if (copied > (SNAPSHOT_STACK_PAGES - 1) * 4096 ||
+		    bpf_probe_read_user(to + copied, bytes, (void *)from))
 			break;
 		copied += bytes;
 		from += bytes;

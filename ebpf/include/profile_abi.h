@@ -12,8 +12,8 @@
 
 /* User frames of a stack in `short_stacks`; few are deeper. */
 #define SHORT_FRAMES 63
-/* Bytes of user stack that a snapshot holds. A per-CPU map's value ends at 32 KiB. */
-#define SNAPSHOT_STACK_BYTES (24 * 1024)
+/* User stack that a snapshot holds. A per-CPU map's value ends at 32 KiB. */
+#define SNAPSHOT_STACK_PAGES 7
 
 /* Where the user stack of a sample is. */
 enum user_stack_place {
@@ -84,7 +84,7 @@ struct stack_snapshot {
 	__u32 stack_bytes;
 	struct pt_regs registers;
 	__u64 frames[MAX_FRAMES];
-	unsigned char stack[SNAPSHOT_STACK_BYTES];
+	unsigned char stack[SNAPSHOT_STACK_PAGES * 4096];
 };
 
 /* One per CPU; nothing is lost without being counted here. */
