@@ -7,8 +7,6 @@
 mod support;
 
 #[path = "support/browser.rs"]
-// The picture's own tests use the rest of it.
-#[allow(dead_code)]
 mod browser;
 
 use std::path::Path;
