@@ -107,7 +107,7 @@ fn ctrl_c_ends_an_endless_run_with_its_profile() {
     run.process.signal(Signal::INT);
     let recorded = run.record();
     recorded.folded.assert_chain(&["main", "work", "costly"]);
-    assert!(recorded.folded.total() > 1000, "{}", recorded.folded);
+    assert!(recorded.folded.total() > 100, "{}", recorded.folded);
 }
 
 #[test]

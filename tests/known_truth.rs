@@ -312,7 +312,12 @@ fn nearly_every_sample_that_the_clock_owes_is_taken() {
     for frequency_hz in [99, 997] {
         let target = Process::start(Command::new(&program).arg("10"));
         let run = FlameRun::at_hz(frequency_hz).args(["-p", &target.id().to_string(), "4"]);
+        let stolen_s = support::stolen_seconds();
         let recorded = run.run();
+        // While the hypervisor runs others, a CPU of ours takes no samples: not the profiler's loss.
+        let stolen = (support::stolen_seconds() - stolen_s) * f64::from(frequency_hz);
+        // Each CPU's clock starts and stops at a moment of its own: a sample more or less.
+        let edges = recorded.stats["meta"]["cpus"].as_f64().unwrap();
         let (expected, taken) = (recorded.stat("expected"), recorded.stat("taken"));
         assert!(
             expected >= u64::from(frequency_hz) * 4,
@@ -320,8 +325,9 @@ fn nearly_every_sample_that_the_clock_owes_is_taken() {
             recorded.stats
         );
         assert!(
-            taken as f64 >= 0.995 * expected as f64 && taken as f64 <= 1.005 * expected as f64,
-            "{frequency_hz} Hz: {taken} of {expected}: {}",
+            taken as f64 >= 0.995 * expected as f64 - stolen - edges
+                && taken as f64 <= 1.005 * expected as f64 + edges,
+            "{frequency_hz} Hz: {taken} of {expected}, {stolen:.0} stolen: {}",
             recorded.stats
         );
         recorded.assert_every_sample_has_its_account();
@@ -335,8 +341,8 @@ fn the_whole_machine_includes_a_known_load() {
     }
     let program = Workload::new("three_functions.c").build();
     let _turn = sampling_turn();
-    let target = Process::start(Command::new(&program).arg("4"));
-    let recorded = FlameRun::at_hz(997).args(["2"]).run();
+    let target = Process::start(Command::new(&program).arg("7"));
+    let recorded = FlameRun::new().args(["5"]).run();
     let finished = target.finish_within(Duration::from_secs(30));
     let ours = support::run::Recorded {
         folded: recorded.folded.of_task("three_fun"),

@@ -7,8 +7,6 @@
 mod support;
 
 #[path = "support/browser.rs"]
-// The picture's own tests use the rest of it.
-#[allow(dead_code)]
 mod browser;
 
 use std::path::Path;
@@ -59,9 +57,10 @@ fn the_command_of_the_title_draws_postgres() {
         svg.trim_end().ends_with("</svg>"),
         "the picture is not whole"
     );
-    let named: Vec<_> = SERVER_FUNCTIONS
+    let named: Vec<&str> = SERVER_FUNCTIONS
         .iter()
-        .filter(|name| svg.contains(**name))
+        .copied()
+        .filter(|name| svg.contains(name))
         .collect();
     assert!(
         named.len() >= 3,
@@ -120,7 +119,7 @@ fn children_of_the_server_are_profiled_with_it() {
     let finished = flame.finish_within(Duration::from_mins(1));
     assert_eq!(finished.status.code(), Some(0), "{}", finished.stderr);
     let folded = support::folded::Folded::parse(&std::fs::read_to_string(output).unwrap());
-    assert!(folded.of_task("postgres").total() > 200, "{folded}");
+    assert!(folded.of_task("postgres").total() > 50, "{folded}");
 }
 
 /// The title's command for some seconds; when other clusters run on this machine, restricted to

@@ -74,6 +74,17 @@ pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Time that the hypervisor has taken from all of this machine's CPUs so far, in seconds
+/// (`steal` of `/proc/stat`, in ticks of 1/100 s).
+pub fn stolen_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/stat").expect("reading /proc/stat");
+    let ticks = stat
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().nth(8)?.parse().ok());
+    ticks.map_or(0.0, |ticks: f64| ticks / 100.0)
+}
+
 /// Runs a short helper command to its end; its failure is the test's.
 pub fn succeed(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output();

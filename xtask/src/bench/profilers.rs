@@ -144,12 +144,13 @@ fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
 }
 
 /// Counts samples and notes their time span beside the stacks.
-// Not `min(nsecs)`: 0.17 prints nothing for it.
+// Not `min(nsecs)`: 0.17 prints nothing for it. Maps are printed in the order of their names: the
+// small ones come before the stacks.
 fn bpftrace_script(frequency_hz: u64) -> String {
     format!(
         "profile:hz:{frequency_hz} {{ \
            if (@first_ns == 0) {{ @first_ns = nsecs; }} \
-           @taken = count(); @last_ns = max(nsecs); \
+           @counted = count(); @last_ns = max(nsecs); \
            @stacks[kstack, ustack, comm] = count(); }}"
     )
 }
@@ -251,7 +252,7 @@ fn bpftrace_samples(folder: &Path, plan: &Plan) -> Result<(u64, f64)> {
             .with_context(|| format!("bpftrace printed no {name}"))
     };
     let span_ns = number("@last_ns")?.saturating_sub(number("@first_ns")?);
-    Ok((number("@taken")?, owed(plan, span_ns as f64 / 1e9)))
+    Ok((number("@counted")?, owed(plan, span_ns as f64 / 1e9)))
 }
 
 /// The samples of all CPUs between the first and the last, both included.
