@@ -206,11 +206,7 @@ fn cpp_names_are_demangled_and_inlines_marked() {
         "physics::Integrator<double>::step",
     ];
     assert_shares_by_prefix(&recorded.folded, &steps, |step| truth.ns(step));
-    assert_inlined_in(
-        &recorded.folded,
-        steps[1],
-        &["square_units", "spin"],
-    );
+    assert_inlined_in(&recorded.folded, steps[1], &["square_units", "spin"]);
 }
 
 #[test]

@@ -29,7 +29,8 @@ pub fn account(quality: &mut Quality, counters: &Counters, expected: Option<u64>
         ("map busy", counters.rescued_map_busy),
     ];
     quality.rescued = non_zero(&rescued);
-    quality.recorded = counters.counted + rescued.iter().map(|(_, count)| count).sum::<u64>();
+    let rescued_count: u64 = rescued.iter().map(|(_, count)| count).sum();
+    quality.recorded = (counters.counted + rescued_count).saturating_sub(malformed);
     quality.lost = non_zero(&[
         ("ring buffer full", counters.lost_ring_full),
         ("malformed", malformed),
@@ -40,7 +41,9 @@ pub fn account(quality: &mut Quality, counters: &Counters, expected: Option<u64>
     ]));
 }
 
-fn non_zero(counts: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
+/// Counts with their names, without those that are zero.
+#[must_use]
+pub fn non_zero(counts: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
     counts
         .iter()
         .copied()
