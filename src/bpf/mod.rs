@@ -181,6 +181,22 @@ impl Bpf {
             .with_context(|| format!("cannot insert into the map {map}"))
     }
 
+    /// Removes a key from a hash map, if it is there.
+    ///
+    /// # Errors
+    /// When the map is missing or of another shape.
+    pub fn remove(&mut self, map: &str, key: u32) -> Result<()> {
+        let data = self
+            .ebpf
+            .map_mut(map)
+            .ok_or_else(|| anyhow!("no map {map}"))?;
+        let mut hash = aya::maps::HashMap::<_, u32, u8>::try_from(data)?;
+        match hash.remove(&key) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("cannot remove from the map {map}")),
+        }
+    }
+
     /// The per-CPU values of the first entry of a per-CPU array.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! and the side-band's records of everything since. Files are interned, and so opened, as soon as
 //! they are seen, because the process may be gone the next moment.
 
+mod by_address;
 mod image;
 pub(crate) mod proc_fs;
 mod timeline;
@@ -22,6 +23,9 @@ use timeline::{Born, Timeline};
 
 /// How far up the family a dead process's file is looked for.
 const ANCESTORS_MAX: usize = 4;
+
+/// After reading all of `/proc` because of lost records, how many times as long we do not again.
+const SNAPSHOT_REST: u64 = 30;
 
 /// Where the kernel maps `[vsyscall]` into every process (x86-64).
 const VSYSCALL: std::ops::Range<u64> = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000;
@@ -56,6 +60,8 @@ pub struct Processes {
     lost: bool,
     /// Processes whose mappings are not what they were at the last [`Processes::take_changed`].
     changed: HashSet<u32>,
+    /// Not before this time is `/proc` read again because of lost records.
+    snapshot_due_ns: u64,
 }
 
 /// A stretch of executable memory.
@@ -95,13 +101,17 @@ impl Processes {
     }
 
     /// Takes in what a drain of the side-band brought. If records were lost, `/proc` is read
-    /// again.
+    /// again, but not so often that a flood of records could keep us busy.
     pub fn apply_all(&mut self, records: &[Record], modules: &mut Modules) -> anyhow::Result<()> {
         for record in records {
             self.apply(record, modules);
         }
-        if std::mem::take(&mut self.lost) {
+        let start_ns = clock_ns(ClockId::Monotonic);
+        if self.lost && start_ns >= self.snapshot_due_ns {
+            self.lost = false;
             self.snapshot(None, modules)?;
+            let end_ns = clock_ns(ClockId::Monotonic);
+            self.snapshot_due_ns = end_ns + (end_ns - start_ns) * SNAPSHOT_REST;
         }
         Ok(())
     }
@@ -159,6 +169,7 @@ impl Processes {
         }
         let seen = SeenMapping {
             pid: mmap.pid,
+            thread: mmap.pid,
             range: (mmap.addr, end),
             file_offset: mmap.file_offset,
             device_inode: (mmap.dev, mmap.ino),
@@ -186,14 +197,20 @@ impl Processes {
         let Some(stat) = proc_fs::stat(pid).filter(|stat| !stat.ended) else {
             return false;
         };
+        let thread = if stat.leader_ended {
+            proc_fs::living_thread(pid).unwrap_or(pid)
+        } else {
+            pid
+        };
         let mut mappings = Vec::new();
-        let read = proc_fs::for_each_executable(pid, |line| {
+        let read = proc_fs::for_each_executable(thread, |line| {
             if VSYSCALL.contains(&line.range.0) {
                 return;
             }
             let path = proc_fs::unescape(line.path);
             let seen = SeenMapping {
                 pid,
+                thread,
                 range: line.range,
                 file_offset: line.file_offset,
                 device_inode: line.device_inode,
@@ -302,7 +319,7 @@ impl Processes {
     fn code_of(&mut self, seen: &SeenMapping, time_ns: u64, modules: &mut Modules) -> Code {
         let special = match seen.path {
             _ if seen.device_inode.1 != 0 => None,
-            b"[vdso]" => Some(modules.vdso(seen.pid, seen.range)),
+            b"[vdso]" => Some(modules.vdso(seen.thread, seen.range)),
             b"[uprobes]" => Some(modules.special("[uprobes]")),
             _ => None,
         };
@@ -316,7 +333,7 @@ impl Processes {
         if seen.device_inode.1 != 0 {
             let ancestors = self.ancestors(seen.pid);
             let file = modules.intern(&Sighting {
-                pid: seen.pid,
+                pid: seen.thread,
                 ancestors: &ancestors,
                 range: seen.range,
                 device_inode: seen.device_inode,
@@ -330,7 +347,7 @@ impl Processes {
                 };
             }
         }
-        Code::Anonymous(self.owner(seen.pid, time_ns, modules))
+        Code::Anonymous(self.owner(seen, time_ns, modules))
     }
 
     /// The parents of a process, nearest first, as far as they are known.
@@ -346,8 +363,14 @@ impl Processes {
             .collect()
     }
 
-    /// Who names the anonymous code that `pid` has at a time.
-    fn owner(&mut self, pid: u32, time_ns: u64, modules: &mut Modules) -> Arc<PerfMapOwner> {
+    /// Who names the anonymous code that a process has at a time.
+    fn owner(
+        &mut self,
+        seen: &SeenMapping,
+        time_ns: u64,
+        modules: &mut Modules,
+    ) -> Arc<PerfMapOwner> {
+        let pid = seen.pid;
         let image_start_ns = self
             .timeline
             .at(pid, time_ns)
@@ -357,7 +380,7 @@ impl Processes {
         {
             return Arc::clone(owner);
         }
-        let mut owner = proc_fs::perf_map_owner(self.owners_count, pid);
+        let mut owner = proc_fs::perf_map_owner(self.owners_count, pid, seen.thread);
         if owner.root.is_some() && !modules.reserve_fd() {
             owner.root = None;
         }
@@ -372,6 +395,8 @@ impl Processes {
 /// An executable mapping as a record or `/proc` describes it.
 struct SeenMapping<'a> {
     pid: u32,
+    /// The thread of the process by which `/proc` tells of it: the first one, while it lives.
+    thread: u32,
     range: (u64, u64),
     file_offset: u64,
     device_inode: (u64, u64),

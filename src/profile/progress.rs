@@ -52,6 +52,15 @@ impl Progress {
         }
     }
 
+    /// Says in place of the bar why the end is not there yet.
+    pub fn naming(&self) {
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            self.0.set_style(style);
+            self.0.set_message("reading symbols (Ctrl-C gives up)");
+            self.0.tick();
+        }
+    }
+
     /// Removes the bar.
     pub fn finish(&self) {
         self.0.finish_and_clear();

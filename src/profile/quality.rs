@@ -32,8 +32,9 @@ pub fn account(quality: &mut Quality, counters: &Counters, expected: Option<u64>
     quality
         .rescued
         .extend(non_zero(&[("stack walked later", counters.snapshots)]));
+    let rescued_count: u64 = rescued.iter().map(|(_, count)| count).sum();
     quality.recorded =
-        counters.counted + counters.snapshots + rescued.iter().map(|(_, count)| count).sum::<u64>();
+        (counters.counted + counters.snapshots + rescued_count).saturating_sub(malformed);
     quality.lost = non_zero(&[
         ("ring buffer full", counters.lost_ring_full),
         ("malformed", malformed),
@@ -44,7 +45,9 @@ pub fn account(quality: &mut Quality, counters: &Counters, expected: Option<u64>
     ]));
 }
 
-fn non_zero(counts: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
+/// Counts with their names, without those that are zero.
+#[must_use]
+pub fn non_zero(counts: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
     counts
         .iter()
         .copied()

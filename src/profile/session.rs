@@ -12,7 +12,7 @@ use super::collect::{self, Collector, Snapshot};
 use super::command::Command;
 use super::config::{ProfileConfig, Targets, Unwind};
 use super::model::{Meta, Profile};
-use super::processes::Processes;
+use super::processes::{Processes, proc_fs};
 use super::progress::Progress;
 use super::quality;
 use super::sampler::Sampler;
@@ -29,6 +29,10 @@ use crate::symbolize::{self, modules::Modules};
 const TICK: Duration = Duration::from_millis(100);
 /// Pause after an early wake-up: a storm of short-lived processes must not cost a core.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The pause is this many times as long as the drain before it took: in a flood of records some
+/// are lost, which is counted and mended, rather than that we take part in the load.
+const PAUSE_PER_DRAIN: u32 = 9;
+const PAUSE_MAX: Duration = Duration::from_millis(300);
 
 /// Runs a profile and writes its outputs.
 ///
@@ -42,10 +46,16 @@ pub fn run(config: &ProfileConfig) -> Result<()> {
         Targets::Command(words) => Some(Command::prepare(words)?),
         Targets::System | Targets::Pids(_) => None,
     };
-    let signals = Signals::catch()?;
     let mut session = Session::open(config, command)?;
-    let sampled = session.sample(config, &signals)?;
-    let finished = session.finish(config, sampled)?;
+    // Before this, a signal ends the program as it ends any other: there is nothing to save.
+    let signals = Signals::catch()?;
+    let progress = Progress::start(config, session.sampler.cpus());
+    let sampled = session.sample(config, &signals, &progress)?;
+    signals.give_up_on_next()?;
+    progress.naming();
+    let finished = session.finish(config, sampled);
+    progress.finish();
+    let finished = finished?;
     report::write(config, &finished)?;
     quality::gate(config, &finished.profile.quality)
 }
@@ -100,6 +110,10 @@ impl Session {
             for pid in pids {
                 bpf.insert("targets", *pid, 1_u8)?;
             }
+            // The end of one that ended before it could be followed would be waited for in vain.
+            for pid in pids.iter().filter(|pid| !is_alive(**pid)) {
+                bpf.remove("targets", *pid)?;
+            }
         }
         let (program, unwinder) = load_sampling(&mut bpf, config, targets.as_deref())?;
         let sampler = Sampler::open(
@@ -132,8 +146,12 @@ impl Session {
 
     /// Samples until the duration is over, a signal arrives, or all targets have ended. Gives the
     /// time sampled.
-    fn sample(&mut self, config: &ProfileConfig, signals: &Signals) -> Result<Duration> {
-        let progress = Progress::start(config, self.sampler.cpus());
+    fn sample(
+        &mut self,
+        config: &ProfileConfig,
+        signals: &Signals,
+        progress: &Progress,
+    ) -> Result<Duration> {
         self.sampler.start()?;
         let start = Instant::now();
         if let Some(command) = &mut self.command {
@@ -151,16 +169,17 @@ impl Session {
                 .duration
                 .map_or(TICK, |duration| duration.saturating_sub(elapsed));
             let woken_early = self.wait(signals, left.min(TICK))?;
+            let drain_start = Instant::now();
             self.drain()?;
             progress.update(start.elapsed());
             if woken_early {
-                std::thread::sleep(PAUSE.min(left));
+                let pause = (drain_start.elapsed() * PAUSE_PER_DRAIN).clamp(PAUSE, PAUSE_MAX);
+                std::thread::sleep(pause.min(left));
             }
         }
         self.sampler.stop()?;
         let sampled = start.elapsed();
         self.drain()?;
-        progress.finish();
         Ok(sampled)
     }
 
@@ -256,6 +275,15 @@ impl Session {
         let mut profile = attributed.profile;
         profile.meta = meta(config, sampled, self.sampler.cpus());
         quality::account(&mut profile.quality, &counters, expected, malformed);
+        profile.quality.missed = quality::non_zero(&[
+            ("side-band records", self.sideband.lost()),
+            ("children not followed", counters.untracked_children),
+            (
+                "ended processes forgotten",
+                self.processes.forgotten_images(),
+            ),
+            ("files not opened, see ulimit -n", self.modules.out_of_fds()),
+        ]);
         profile.quality.unknown =
             quality::unknown_modules(&attributed.unknown, &self.modules, &symbols);
         let unwinder_bytes = self.unwinder.as_ref().map_or(0, Unwinder::memory_bytes);
@@ -298,6 +326,10 @@ fn load_sampling(
 
 fn walks_by_cfi(config: &ProfileConfig) -> bool {
     config.user_stacks && config.unwind != Unwind::Fp
+}
+
+fn is_alive(pid: u32) -> bool {
+    proc_fs::stat(pid).is_some_and(|stat| !stat.ended)
 }
 
 fn meta(config: &ProfileConfig, sampled: Duration, cpus: usize) -> Meta {

@@ -1,15 +1,23 @@
 //! One program image of a process: its executable mappings, each with the time it came.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::by_address::ByAddress;
 use super::timeline::Born;
 use crate::symbolize::modules::ModuleId;
 use crate::symbolize::perf_map::PerfMapOwner;
 
-/// Most mappings kept of one image; beyond, the oldest are dropped (their addresses become
-/// unmapped, never misnamed). A search is linear, and processes choose how many there are.
-const MAPPINGS_MAX: usize = 1 << 14;
+/// Most mappings taken from one look at `/proc`: the kernel's default bound on mappings.
+const SCANNED_MAX: usize = 1 << 16;
+
+/// Most mappings added by records to those. Each addition compares all, and processes choose how
+/// many there are.
+const ADDED_MAX: usize = 1 << 12;
+
+/// What a program starts with is kept when mappings must be dropped (their addresses become
+/// unmapped, never misnamed): its own code, and that of most libraries.
+const FIRST_KEPT: usize = 1 << 10;
 
 /// A mapping's record is written after the mapping took effect.
 const EARLY_SAMPLE_NS: u64 = 1_000_000;
@@ -46,11 +54,8 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    fn covers(&self, address: u64) -> bool {
-        self.start <= address && address < self.end
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
+    /// Whether they share an address.
+    pub fn overlaps(&self, other: &Self) -> bool {
         self.start < other.end && other.start < self.end
     }
 
@@ -102,8 +107,12 @@ pub struct Image {
     pub born: Option<Born>,
     /// When `/proc` was last read; 0 if never.
     scanned_ns: u64,
+    /// How many mappings it began with, from `/proc` or the parent.
+    first_count: usize,
     /// In the order of `from_ns`. Shared with the parent until either changes.
     mappings: Arc<Vec<Mapping>>,
+    /// Made when first needed, and again after a change.
+    by_address: OnceLock<Box<ByAddress>>,
 }
 
 impl Image {
@@ -116,8 +125,37 @@ impl Image {
             parent: 0,
             born: None,
             scanned_ns: 0,
+            first_count: 0,
             mappings: Arc::default(),
+            by_address: OnceLock::new(),
         }
+    }
+
+    fn mappings_mut(&mut self) -> &mut Vec<Mapping> {
+        self.by_address.take();
+        Arc::make_mut(&mut self.mappings)
+    }
+
+    /// The mappings that share an address with a range, with their positions, in no order.
+    fn overlapping(&self, start: u64, end: u64) -> impl Iterator<Item = (usize, &Mapping)> {
+        self.by_address
+            .get_or_init(|| Box::new(ByAddress::of(&self.mappings)))
+            .overlapping(&self.mappings, start, end)
+    }
+
+    /// Of the mappings that cover an address: the newest laid there by a time, and the oldest
+    /// after it.
+    fn around(&self, address: u64, time_ns: u64) -> (Option<&Mapping>, Option<&Mapping>) {
+        let (mut by_then, mut later): (Option<usize>, Option<usize>) = (None, None);
+        for (position, mapping) in self.overlapping(address, address.saturating_add(1)) {
+            if mapping.from_ns <= time_ns {
+                by_then = by_then.max(Some(position));
+            } else {
+                later = Some(later.map_or(position, |later| later.min(position)));
+            }
+        }
+        let at = |position: Option<usize>| self.mappings.get(position?);
+        (at(by_then), at(later))
     }
 
     /// Whether its end was not seen.
@@ -145,33 +183,18 @@ impl Image {
     /// found in `/proc` later, as it may have been there before; or one whose record is a moment
     /// younger than the sample.
     pub fn lookup(&self, address: u64, time_ns: u64) -> Option<&Mapping> {
-        let mut later = None;
-        for mapping in self
-            .mappings
-            .iter()
-            .rev()
-            .filter(|mapping| mapping.covers(address))
-        {
-            if mapping.from_ns <= time_ns {
-                return if time_ns < mapping.until_ns {
-                    Some(mapping)
-                } else {
-                    later
-                };
-            }
-            later =
-                (mapping.scanned || mapping.from_ns - time_ns < EARLY_SAMPLE_NS).then_some(mapping);
-        }
-        later
+        let (by_then, later) = self.around(address, time_ns);
+        by_then
+            .filter(|mapping| time_ns < mapping.until_ns)
+            .or_else(|| {
+                later.filter(|later| later.scanned || later.from_ns - time_ns < EARLY_SAMPLE_NS)
+            })
     }
 
     /// The mapping that is known to have held `address` at a time.
     pub fn lookup_known(&self, address: u64, time_ns: u64) -> Option<&Mapping> {
-        let covers = |mapping: &&Mapping| mapping.covers(address) && mapping.from_ns <= time_ns;
-        self.mappings
-            .iter()
-            .rev()
-            .find(covers)
+        self.around(address, time_ns)
+            .0
             .filter(|mapping| time_ns < mapping.until_ns)
     }
 
@@ -221,49 +244,57 @@ impl Image {
         if !mapping.scanned && mapping.from_ns < self.scanned_ns {
             mapping.until_ns = mapping.until_ns.min(self.scanned_ns);
         }
-        if self.has_already(&mapping) {
+        let overlapping = |other: &&Mapping| other.overlaps(&mapping);
+        let newest_first = self.mappings.iter().rev();
+        if says_the_same(
+            newest_first
+                .filter(overlapping)
+                .find(|older| older.from_ns <= mapping.from_ns),
+            &mapping,
+        ) {
             return;
         }
-        let mappings = Arc::make_mut(&mut self.mappings);
+        let kept_max = self.first_count + ADDED_MAX;
+        let mappings = self.mappings_mut();
         absorb_anonymous(mappings, &mut mapping);
-        if mappings.len() >= MAPPINGS_MAX {
-            mappings.drain(..MAPPINGS_MAX / 4);
+        if mappings.len() >= kept_max {
+            let first_kept = kept_max - ADDED_MAX + FIRST_KEPT;
+            mappings.drain(first_kept..first_kept + ADDED_MAX / 4);
         }
         let position = mappings.partition_point(|older| older.from_ns <= mapping.from_ns);
         mappings.insert(position, mapping);
     }
 
-    /// Whether the newest mapping at that place and time already says the same.
-    fn has_already(&self, mapping: &Mapping) -> bool {
-        let newest = self
-            .mappings
-            .iter()
-            .rev()
-            .find(|older| older.from_ns <= mapping.from_ns && older.overlaps(mapping));
-        newest.is_some_and(|newest| {
-            newest.start <= mapping.start
-                && mapping.end <= newest.end
-                && newest.until_ns >= mapping.until_ns
-                && newest.is_same_code(mapping)
-        })
-    }
-
-    /// `/proc` showed exactly these mappings: what else was in force is gone.
-    pub fn scan(&mut self, time_ns: u64, scanned: Vec<Mapping>) {
+    /// `/proc` showed exactly these mappings, in the order of addresses: what else was in force is
+    /// gone.
+    pub fn scan(&mut self, time_ns: u64, mut scanned: Vec<Mapping>) {
+        scanned.truncate(SCANNED_MAX);
+        self.scanned_ns = self.scanned_ns.max(time_ns);
+        if self.mappings.is_empty() {
+            self.first_count = scanned.len();
+            *self.mappings_mut() = scanned;
+            return;
+        }
         let still_there = |known: &Mapping| {
-            scanned.iter().any(|now| {
-                now.start <= known.start && known.end <= now.end && now.is_same_code(known)
-            })
+            let behind = scanned.partition_point(|now| now.start <= known.start);
+            let now = behind.checked_sub(1).and_then(|last| scanned.get(last));
+            now.is_some_and(|now| known.end <= now.end && now.is_same_code(known))
         };
         let gone = |known: &Mapping| known.in_force(time_ns) && !still_there(known);
         if self.mappings.iter().any(gone) {
-            for mapping in Arc::make_mut(&mut self.mappings) {
+            for mapping in self.mappings_mut() {
                 if gone(mapping) {
                     mapping.until_ns = time_ns;
                 }
             }
         }
-        self.scanned_ns = self.scanned_ns.max(time_ns);
+        scanned.retain(|mapping| {
+            let newest = self
+                .overlapping(mapping.start, mapping.end)
+                .filter(|(_, older)| older.from_ns <= mapping.from_ns)
+                .max_by_key(|(position, _)| *position);
+            !says_the_same(newest.map(|(_, newest)| newest), mapping)
+        });
         for mapping in scanned {
             self.map(mapping);
         }
@@ -286,7 +317,9 @@ impl Image {
 
     /// Puts the parent's mappings below what is already known of this image.
     pub fn inherit(&mut self, inherited: Arc<Vec<Mapping>>, time_ns: u64) {
+        self.by_address.take();
         if self.mappings.is_empty() && self.scanned_ns == 0 {
+            self.first_count = inherited.len().min(SCANNED_MAX);
             self.mappings = inherited;
             return;
         }
@@ -322,7 +355,7 @@ impl Image {
             .last()
             .is_some_and(|newest| newest.from_ns >= time_ns)
         {
-            let mappings = Arc::make_mut(&mut self.mappings);
+            let mappings = self.mappings_mut();
             let first = mappings.partition_point(|mapping| mapping.from_ns < time_ns);
             younger.mappings = Arc::new(mappings.split_off(first));
         }
@@ -335,6 +368,16 @@ impl Image {
             mappings.shrink_to_fit();
         }
     }
+}
+
+/// Whether the newest mapping at a place and time already says what another one there does.
+fn says_the_same(newest: Option<&Mapping>, mapping: &Mapping) -> bool {
+    newest.is_some_and(|newest| {
+        newest.start <= mapping.start
+            && mapping.end <= newest.end
+            && newest.until_ns >= mapping.until_ns
+            && newest.is_same_code(mapping)
+    })
 }
 
 /// A JIT's memory grows, and is switched between writable and executable, piece by piece. Where

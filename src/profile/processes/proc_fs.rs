@@ -15,6 +15,8 @@ use crate::symbolize::perf_map::PerfMapOwner;
 const MAPS_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes read of `stat` and `status`.
 const STATUS_BYTES_MAX: u64 = 16 << 10;
+/// Most threads of a process that are looked at.
+const THREADS_MAX: usize = 1 << 16;
 
 /// One executable line of `/proc/PID/maps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +133,10 @@ pub fn all_pids() -> io::Result<Vec<u32>> {
 pub struct Stat {
     /// The parent's process id.
     pub ppid: u32,
-    /// A zombie, or gone: its memory is no more.
+    /// A zombie without other threads, or gone: its memory is no more.
     pub ended: bool,
+    /// Its first thread has ended, before others: `/proc` tells of them what it tells of it.
+    pub leader_ended: bool,
     /// Start time since boot, suspended time included, in clock ticks (1/100 s).
     pub start_ticks: u64,
 }
@@ -149,21 +153,34 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = text.split_ascii_whitespace();
     let state = fields.next()?; // field 3
     let ppid = fields.next()?.parse().ok()?; // field 4
-    let start_ticks = fields.nth(17)?.parse().ok()?; // field 22
+    let threads: u32 = fields.nth(15)?.parse().ok()?; // field 20
+    let start_ticks = fields.nth(1)?.parse().ok()?; // field 22
+    let leader_ended = matches!(state, "Z" | "X" | "x");
     Some(Stat {
         ppid,
-        ended: matches!(state, "Z" | "X" | "x"),
+        ended: leader_ended && threads <= 1,
+        leader_ended,
         start_ticks,
     })
 }
 
+/// A thread of a process that has not ended, after its first one has.
+pub fn living_thread(pid: u32) -> Option<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads
+        .flatten()
+        .take(THREADS_MAX)
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .find(|thread| stat(*thread).is_some_and(|stat| !stat.leader_ended))
+}
+
 /// Who a process is to a JIT's perf map. Of a process that is gone, only its id is known, and no
-/// map can be believed but root's.
-pub fn perf_map_owner(id: u32, pid: u32) -> PerfMapOwner {
+/// map can be believed but root's. `thread` is one of it that still lives.
+pub fn perf_map_owner(id: u32, pid: u32, thread: u32) -> PerfMapOwner {
     let status = read_bounded(pid, "status").unwrap_or_default();
     let (ns_pid, uid) = parse_status(&status);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, format!("/proc/{pid}/root"), flags, Mode::empty()).ok();
+    let root = openat(CWD, format!("/proc/{thread}/root"), flags, Mode::empty()).ok();
     PerfMapOwner {
         id,
         tgid: pid,
@@ -257,11 +274,26 @@ mod tests {
         let expected = Stat {
             ppid: 77,
             ended: false,
+            leader_ended: false,
             start_ticks: 22,
         };
         assert_eq!(parse_stat(text.as_bytes()), Some(expected));
         assert_eq!(parse_stat(b"7 (a"), None);
         assert_eq!(parse_stat(b"7 (a) S 1 2"), None);
+    }
+
+    #[test]
+    fn a_process_has_ended_with_its_last_thread() {
+        let ended = |state: &str, threads: u32| {
+            let text = format!("7 (a) {state} 1 {} {threads} 0 9 8", ["0"; 15].join(" "));
+            let stat = parse_stat(text.as_bytes()).unwrap();
+            assert_eq!(stat.start_ticks, 9);
+            (stat.leader_ended, stat.ended)
+        };
+        assert_eq!(ended("S", 2), (false, false));
+        assert_eq!(ended("Z", 2), (true, false));
+        assert_eq!(ended("Z", 1), (true, true));
+        assert_eq!(ended("X", 0), (true, true));
     }
 
     #[test]
