@@ -50,7 +50,10 @@ fn agree(ours: Option<Rule>, row: Option<(&UnwindTableRow<usize>, bool)>, pc: u6
     let kind = ours.map_or(cfa::NONE, |rule| rule.cfa);
     let Some((row, signal)) = row else {
         // The entry point ends the stack even where nothing describes it.
-        assert!(kind == cfa::NONE || kind == cfa::STOP, "{pc:x}: {ours:?} out of nowhere");
+        assert!(
+            kind == cfa::NONE || kind == cfa::STOP,
+            "{pc:x}: {ours:?} out of nowhere"
+        );
         return true;
     };
     let ours = ours.unwrap_or_else(|| panic!("{pc:x}: nothing for {row:?}"));
@@ -74,16 +77,27 @@ fn agree(ours: Option<Rule>, row: Option<(&UnwindTableRow<usize>, bool)>, pc: u6
                 X86_64::RBP => cfa::FP,
                 _ => cfa::REGISTER,
             };
-            assert_eq!((kind, i64::from(ours.cfa_offset)), (expected, offset), "{pc:x}: {row:?}");
+            assert_eq!(
+                (kind, i64::from(ours.cfa_offset)),
+                (expected, offset),
+                "{pc:x}: {row:?}"
+            );
         }
         CfaRule::Expression(_) => {
-            assert!([cfa::PLT, cfa::SP_DEREF, cfa::FP_DEREF].contains(&kind), "{pc:x}: {row:?}");
+            assert!(
+                [cfa::PLT, cfa::SP_DEREF, cfa::FP_DEREF].contains(&kind),
+                "{pc:x}: {row:?}"
+            );
         }
     }
     match row.register(X86_64::RBP) {
         None | Some(RegisterRule::SameValue) => assert_eq!(ours.fp, fp::SAME, "{pc:x}"),
         Some(RegisterRule::Offset(offset)) => {
-            assert_eq!((ours.fp, i64::from(ours.fp_offset)), (fp::AT_CFA, offset), "{pc:x}");
+            assert_eq!(
+                (ours.fp, i64::from(ours.fp_offset)),
+                (fp::AT_CFA, offset),
+                "{pc:x}"
+            );
         }
         Some(RegisterRule::Expression(_)) => assert_eq!(ours.fp, fp::AT_FP, "{pc:x}"),
         Some(_) => assert_eq!(ours.fp, fp::UNDEFINED, "{pc:x}"),
@@ -109,7 +123,9 @@ fn compare(path: &str) {
         .set_eh_frame(frame_at)
         .set_eh_frame_hdr(header_at)
         .set_text(section(".text").0);
-    let header = EhFrameHdr::new(header, LittleEndian).parse(&bases, 8).unwrap();
+    let header = EhFrameHdr::new(header, LittleEndian)
+        .parse(&bases, 8)
+        .unwrap();
     let header = header.table().unwrap();
     let frame = EhFrame::new(frame, LittleEndian);
     let mut context = UnwindContext::new();
@@ -129,13 +145,18 @@ fn compare(path: &str) {
             })
             .ok();
         let row = fde.as_ref().and_then(|fde| {
-            let row = fde.unwind_info_for_address(&frame, &bases, &mut context, pc).ok()?;
+            let row = fde
+                .unwind_info_for_address(&frame, &bases, &mut context, pc)
+                .ok()?;
             Some((row, fde.is_signal_trampoline()))
         });
         unsupported += u32::from(!agree(table.find_rule(pc), row, pc));
     }
     eprintln!("  {unsupported} of 10000 addresses unsupported");
-    assert!(unsupported < 50, "{unsupported} of 10000 addresses unsupported");
+    assert!(
+        unsupported < 50,
+        "{unsupported} of 10000 addresses unsupported"
+    );
 }
 
 #[test]

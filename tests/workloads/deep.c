@@ -1,6 +1,7 @@
 /* A stack 400 frames deep, without frame pointers, through every kind of frame a compiler makes:
  * fixed, variable (alloca), aligned; with a leaf in user mode or in the kernel (argument "kernel"),
- * called from a second thread's entry point or from main, or from a signal handler ("signal"). */
+ * called from a second thread's entry point ("thread") or from main. Other modes: a busy signal
+ * handler ("signal"), a forked child ("fork"), an exec after two or three seconds ("exec"). */
 #define _GNU_SOURCE
 #include <alloca.h>
 #include <pthread.h>
@@ -9,7 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/time.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DEPTH 400
@@ -101,6 +104,19 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "thread")) {
 		pthread_create(&id, NULL, thread, NULL);
 		pthread_join(id, NULL);
+	}
+	if (!strcmp(mode, "fork")) {
+		if (fork() > 0)
+			for (;;)
+				pause();
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	}
+	if (!strcmp(mode, "exec")) {
+		time_t end = time(NULL) + 3;
+
+		while (time(NULL) < end)
+			sink += fixed(DEPTH);
+		execl("/proc/self/exe", "deep", "user", NULL);
 	}
 	for (;;)
 		sink += fixed(DEPTH);

@@ -57,11 +57,17 @@ impl Cache {
     /// `~/.cache/flame/unwind`, else (root without a home) `/var/cache/flame/unwind`.
     pub fn open() -> Result<Self> {
         let variable = |name| {
-            std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute())
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path: &PathBuf| path.is_absolute())
         };
         let base = variable("XDG_CACHE_HOME")
             .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-            .or_else(|| rustix::process::geteuid().is_root().then(|| "/var/cache".into()))
+            .or_else(|| {
+                rustix::process::geteuid()
+                    .is_root()
+                    .then(|| "/var/cache".into())
+            })
             .context("neither XDG_CACHE_HOME nor HOME is set")?;
         Self::open_in(&base.join("flame"), CACHE_BYTES_MAX)
     }
@@ -101,7 +107,11 @@ impl Cache {
     /// Keeps a table, and drops the least recently used ones beyond the cache's size. The file
     /// appears under its name when it is whole.
     pub fn store(&self, build_id: &[u8], source_bytes: u64, table: &Table) -> Result<()> {
-        let words: Vec<u8> = table.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+        let words: Vec<u8> = table
+            .words()
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
         if words.len() as u64 > FILE_BYTES_MAX.min(self.bytes_max) {
             return Ok(());
         }
@@ -115,7 +125,8 @@ impl Cache {
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         file.write_all(&header.to_bytes())?;
         file.write_all(&words)?;
-        file.persist(self.path(build_id)).map_err(|error| error.error)?;
+        file.persist(self.path(build_id))
+            .map_err(|error| error.error)?;
         self.evict()
     }
 
@@ -132,7 +143,9 @@ impl Cache {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
             if metadata.is_file() {
                 files.push((metadata.modified()?, metadata.len(), entry.path()));
             }
@@ -160,18 +173,29 @@ fn read(path: &Path, source_bytes: u64) -> Result<Option<Table>> {
         other => other?,
     };
     let metadata = file.metadata()?;
-    ensure!(metadata.is_file() && metadata.len() <= FILE_BYTES_MAX, "not one of our files");
-    ensure!(metadata.uid() == rustix::process::geteuid().as_raw(), "another user's file");
+    ensure!(
+        metadata.is_file() && metadata.len() <= FILE_BYTES_MAX,
+        "not one of our files"
+    );
+    ensure!(
+        metadata.uid() == rustix::process::geteuid().as_raw(),
+        "another user's file"
+    );
     let mut bytes = vec![0; metadata.len() as usize];
     file.read_exact(&mut bytes)?;
-    let (header, words) = bytes.split_first_chunk::<{ Header::BYTES }>().context("too short")?;
+    let (header, words) = bytes
+        .split_first_chunk::<{ Header::BYTES }>()
+        .context("too short")?;
     let expected = Header {
         version: TABLE_VERSION,
         words: (words.len() / 4) as u32,
         checksum: checksum(words),
         source_bytes,
     };
-    ensure!(*header == expected.to_bytes(), "torn, or of another version or file");
+    ensure!(
+        *header == expected.to_bytes(),
+        "torn, or of another version or file"
+    );
     let words = words.chunks_exact(4).map(|word| {
         let mut bytes = [0; 4];
         bytes.copy_from_slice(word);
@@ -211,7 +235,11 @@ mod tests {
     fn table() -> Table {
         let bytes = crate::profile::unwind::vdso::read().unwrap();
         let layout = ElfLayout::read(bytes.as_slice()).unwrap();
-        Table::build(&layout, &layout.read_cfi(bytes.as_slice()).unwrap().unwrap()).unwrap()
+        Table::build(
+            &layout,
+            &layout.read_cfi(bytes.as_slice()).unwrap().unwrap(),
+        )
+        .unwrap()
     }
 
     fn cache(bytes_max: u64) -> (tempfile::TempDir, Cache) {
@@ -225,7 +253,11 @@ mod tests {
         let (_folder, cache) = cache(CACHE_BYTES_MAX);
         cache.store(b"id", 7, &table()).unwrap();
         assert_eq!(cache.load(b"id", 7), Some(table()));
-        assert_eq!(cache.load(b"id", 8), None, "another file with the same build id");
+        assert_eq!(
+            cache.load(b"id", 8),
+            None,
+            "another file with the same build id"
+        );
         assert_eq!(cache.load(b"di", 7), None);
         let mode = fs::metadata(cache.path(b"id")).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -12,7 +12,7 @@ use object::endian::LittleEndian as Le;
 use object::pod::{self, Pod};
 
 /// The largest section read, in bytes. Chromium's `.eh_frame` has 20 MB.
-const SECTION_BYTES_MAX: u64 = 256 << 20;
+const SECTION_BYTES_MAX: u64 = 128 << 20;
 /// The largest table of headers, of section names or of notes read, in bytes.
 const HEADERS_BYTES_MAX: u64 = 8 << 20;
 
@@ -185,6 +185,7 @@ impl ElfLayout {
         );
         let size = u64::from(header.e_phnum.get(Le)) * entry_size as u64;
         let bytes = read(source, header.e_phoff.get(Le), size, HEADERS_BYTES_MAX)?;
+        let mut notes_left = 16;
         for program in headers::<elf::ProgramHeader64<Le>>(&bytes)? {
             let segment = Segment {
                 address: program.p_vaddr.get(Le),
@@ -195,7 +196,8 @@ impl ElfLayout {
             match program.p_type.get(Le) {
                 elf::PT_LOAD => self.segments.push(segment),
                 elf::PT_GNU_EH_FRAME => self.eh_frame_header = Some(segment),
-                elf::PT_NOTE if self.build_id.is_none() => {
+                elf::PT_NOTE if self.build_id.is_none() && notes_left > 0 => {
+                    notes_left -= 1;
                     self.build_id = read_build_id(source, &segment);
                 }
                 _ => {}
