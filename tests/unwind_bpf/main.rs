@@ -29,7 +29,8 @@ fn record(workload: &Workload) -> (Recorder, Vec<Record>) {
         assert_eq!(
             record.outcome,
             Outcome::Rooted as u32,
-            "{:?}",
+            "{:x?} {:?}",
+            record.addresses,
             recorder.names(record)
         );
         assert_eq!(walk.outcome as u32, record.outcome);

@@ -291,7 +291,11 @@ impl Process {
                 let bytes = if path == "[vdso]" {
                     vdso::read().unwrap()
                 } else {
-                    std::fs::read(format!("/proc/{pid}/map_files/{}", fields[0])).ok()?
+                    {
+                        // Unlike maps, map_files does not pad its addresses.
+                        let name = format!("{:x}-{:x}", mapping.start, mapping.end);
+                        std::fs::read(format!("/proc/{pid}/map_files/{name}")).ok()?
+                    }
                 };
                 process.load_module(maps, &bytes, &mapping)
             });
