@@ -1,6 +1,12 @@
 //! The two sides of the unwinder's boundary say the same: a C program prints what the header
 //! says, and the Rust side is compared with it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::HashMap;
 use std::mem::offset_of;
 use std::path::PathBuf;
@@ -19,7 +25,9 @@ fn evaluate(name: &str, expressions: &[&str]) -> HashMap<String, u64> {
         "#include \"unwind_abi.h\"\nint printf(const char *, ...);\nint main(void)\n{\n",
     );
     for expression in expressions {
-        text += &format!("\tprintf(\"%llu\\n\", (unsigned long long)({expression}));\n");
+        text += "\tprintf(\"%llu\\n\", (unsigned long long)(";
+        text += expression;
+        text += "));\n";
     }
     std::fs::write(&source, text + "\treturn 0;\n}\n").unwrap();
     let include = concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/include");
@@ -166,7 +174,7 @@ fn words_are_the_structs() {
         deref_add: 5,
         ra_offset: 600,
     };
-    let list = |words: &[u32]| words.iter().map(|w| format!("{w}u,")).collect::<String>();
+    let list = |words: &[u32]| format!("{words:?}").replace(['[', ']'], "");
     let header_words = list(&header.to_words());
     let rule_words = list(&rule.to_words());
     let expressions: Vec<(String, u64)> = [

@@ -1,6 +1,12 @@
 //! Hostile input to the unwinder's user-space half: whatever it is given, it neither panics nor
 //! hangs, and what it accepts stays within its bounds.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use flame::profile::unwind::abi::{FRAMES_MAX, MappingEntry, Rule, mapping_kind};
 use flame::profile::unwind::elf::ElfLayout;
 use flame::profile::unwind::table::Table;
@@ -104,7 +110,7 @@ fn a_shared_endless_program_is_refused_in_time() {
         .unwrap();
     let mut bytes = Vec::new();
     // CIE: length, id 0, version 1, no augmentation, alignments 1 and -8, return address 16.
-    let program = vec![0x0a, 0x0b].repeat(400_000); // remember_state, restore_state
+    let program = [0x0a, 0x0b].repeat(400_000); // remember_state, restore_state
     bytes.extend(((4 + 5 + program.len()) as u32).to_le_bytes());
     bytes.extend([0, 0, 0, 0, 1, 0, 1, 0x78, 16]);
     bytes.extend(program);

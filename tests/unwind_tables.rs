@@ -1,6 +1,12 @@
 //! Tables of real binaries against gimli's own reading of their call frame information, found
 //! through `.eh_frame_hdr`: a way of its own from address to rows.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;

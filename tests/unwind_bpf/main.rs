@@ -1,5 +1,11 @@
 //! The kernel side's walk, on programs whose stacks are known exactly. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod recorder;
 
 use std::time::Duration;

@@ -137,13 +137,13 @@ impl Recorder {
         maps.set_process(workload.pid, process.mappings.clone())
             .unwrap();
         let ring = RingBuf::try_from(ebpf.take_map("records").unwrap()).unwrap();
-        let _events = (0..std::thread::available_parallelism().unwrap().get())
+        let events = (0..std::thread::available_parallelism().unwrap().get())
             .map(|cpu| open_event(cpu as i32, program_fd.as_raw_fd()))
             .collect();
         Self {
             ebpf,
             maps,
-            _events,
+            _events: events,
             ring,
             process,
         }

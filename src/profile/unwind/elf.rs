@@ -19,13 +19,13 @@ const HEADERS_BYTES_MAX: u64 = 8 << 20;
 /// Something with an ELF file's bytes: a file, or a copy of the vDSO.
 pub trait Source {
     /// Size in bytes.
-    fn len(&self) -> std::io::Result<u64>;
+    fn size(&self) -> std::io::Result<u64>;
     /// Fills the buffer from the given offset.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()>;
 }
 
 impl Source for File {
-    fn len(&self) -> std::io::Result<u64> {
+    fn size(&self) -> std::io::Result<u64> {
         self.metadata().map(|metadata| metadata.len())
     }
 
@@ -35,8 +35,8 @@ impl Source for File {
 }
 
 impl Source for [u8] {
-    fn len(&self) -> std::io::Result<u64> {
-        Ok(<[u8]>::len(self) as u64)
+    fn size(&self) -> std::io::Result<u64> {
+        Ok(self.len() as u64)
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
@@ -55,7 +55,7 @@ fn read<S: Source + ?Sized>(source: &S, offset: u64, size: u64, size_max: u64) -
         "{size} bytes are more than the {size_max} we read"
     );
     let end = offset.checked_add(size).context("a range overflows")?;
-    ensure!(end <= source.len()?, "a range ends beyond the file");
+    ensure!(end <= source.size()?, "a range ends beyond the file");
     let mut bytes = vec![0; size as usize];
     source.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)

@@ -36,25 +36,26 @@ impl UnwindModule {
     /// read many in parallel.
     pub fn read<S: Source + ?Sized>(source: &S, cache: Option<&Cache>) -> Result<Self> {
         let layout = ElfLayout::read(source)?;
-        let source_bytes = source.len()?;
-        let entry = cache.zip(layout.build_id.as_deref());
-        if let Some((cache, build_id)) = entry
-            && let Some(table) = cache.load(build_id, source_bytes)
-        {
-            return Ok(Self {
-                layout,
-                table: Some(table),
-            });
-        }
         let Some(cfi) = layout.read_cfi(source)? else {
             return Ok(Self {
                 layout,
                 table: None,
             });
         };
+        let entry = cache.zip(layout.build_id.as_deref());
+        // A build id is only a claim; the table was made from the call frame information.
+        let fingerprint = cfi.fingerprint(&layout);
+        if let Some((cache, build_id)) = entry
+            && let Some(table) = cache.load(build_id, fingerprint)
+        {
+            return Ok(Self {
+                layout,
+                table: Some(table),
+            });
+        }
         let table = Table::build(&layout, &cfi)?;
         if let Some((cache, build_id)) = entry
-            && let Err(error) = cache.store(build_id, source_bytes, &table)
+            && let Err(error) = cache.store(build_id, fingerprint, &table)
         {
             // A full or read-only disk costs time, not stacks.
             tracing::debug!("cannot cache an unwind table: {error:#}");

@@ -160,16 +160,14 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
         }
         let (before, at) = code.split_at(CODE_BEFORE);
         match *at {
-            // push %rbp; push $index; ret
-            [0x55 | 0x68 | 0xc2 | 0xc3, ..] => Some(0),
-            // mov %rsp,%rbp
-            [0x48, 0x89, 0xe5, _] | [0x48, 0x8b, 0xec, _] => Some(1),
+            // push %rbp; push $index; ret; bnd jmp *slot(%rip); endbr64
+            [0x55 | 0x68 | 0xc2 | 0xc3, ..] | [0xf2, 0xff, 0x25, _] | [0xf3, 0x0f, 0x1e, 0xfa] => {
+                Some(0)
+            }
+            // mov %rsp,%rbp; push *slot(%rip)
+            [0x48, 0x89, 0xe5, _] | [0x48, 0x8b, 0xec, _] | [0xff, 0x35, ..] => Some(1),
             // jmp
             [0xe9, ..] => Some(u64::from(before[1] == 0x68)),
-            // bnd jmp *slot(%rip); endbr64
-            [0xf2, 0xff, 0x25, _] | [0xf3, 0x0f, 0x1e, 0xfa] => Some(0),
-            // push *slot(%rip)
-            [0xff, 0x35, ..] => Some(1),
             // jmp *slot(%rip)
             [0xff, 0x25, ..] if before[..2] == [0xff, 0x35] => Some(2),
             [0xff, 0x25, ..] => Some(0),
