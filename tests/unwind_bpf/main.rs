@@ -139,16 +139,24 @@ fn after_an_exec_the_old_mappings_are_not_used() {
     }
     let workload = Workload::start("deep", &NO_FRAME_POINTERS, "exec");
     let mut recorder = Recorder::start(&workload, true);
-    let records = recorder.record(Duration::from_secs(4));
-    let outcomes: Vec<_> = records.iter().map(|record| record.outcome).collect();
-    let exec = outcomes.partition_point(|outcome| *outcome == Outcome::Rooted as u32);
-    assert!(exec > 50, "{exec} of {} before the exec", outcomes.len());
+    let before = recorder.record(Duration::from_secs(1));
     assert!(
-        outcomes.len() - exec > 50,
-        "{exec} of {} before the exec",
-        outcomes.len()
+        before.len() > 50,
+        "{} samples before the exec",
+        before.len()
     );
-    for record in &records[exec..] {
+    assert!(
+        before
+            .iter()
+            .all(|record| record.outcome == Outcome::Rooted as u32)
+    );
+    let pid = rustix::process::Pid::from_raw(workload.pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    let mut after = recorder.record(Duration::from_secs(1));
+    let exec = after.partition_point(|record| record.outcome == Outcome::Rooted as u32);
+    let after = after.split_off(exec);
+    assert!(after.len() > 50, "{} samples after the exec", after.len());
+    for record in &after {
         assert_eq!(record.outcome, Outcome::UnknownProcess as u32);
         assert_eq!(record.addresses.len(), 1);
     }

@@ -1,7 +1,7 @@
 /* A stack 400 frames deep, without frame pointers, through every kind of frame a compiler makes:
  * fixed, variable (alloca), aligned; with a leaf in user mode or in the kernel (argument "kernel"),
  * called from a second thread's entry point ("thread") or from main. Other modes: a busy signal
- * handler ("signal"), a forked child ("fork"), an exec after two or three seconds ("exec"). */
+ * handler ("signal"), a forked child ("fork"), an exec at SIGUSR1 ("exec"). */
 #define _GNU_SOURCE
 #include <alloca.h>
 #include <pthread.h>
@@ -12,7 +12,6 @@
 #include <sys/time.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #define DEPTH 400
@@ -20,7 +19,7 @@
 
 static volatile uint64_t sink;
 static const char *mode = "user";
-static volatile int in_handler;
+static volatile sig_atomic_t flag;
 
 noinline void leaf(void)
 {
@@ -71,6 +70,11 @@ noinline void handler(int signal)
 	sink += signal;
 }
 
+noinline void set_flag(int signal)
+{
+	flag = signal;
+}
+
 noinline void interrupted(void)
 {
 	for (;;) {
@@ -112,9 +116,8 @@ int main(int argc, char **argv)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	}
 	if (!strcmp(mode, "exec")) {
-		time_t end = time(NULL) + 3;
-
-		while (time(NULL) < end)
+		signal(SIGUSR1, set_flag);
+		while (!flag)
 			sink += fixed(DEPTH);
 		execl("/proc/self/exe", "deep", "user", NULL);
 	}
