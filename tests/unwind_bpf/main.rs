@@ -39,8 +39,13 @@ fn record(workload: &Workload) -> (Recorder, Vec<Record>) {
             record.addresses,
             recorder.names(record)
         );
-        assert_eq!(walk.outcome as u32, record.outcome);
-        assert_eq!(walk.addresses, record.addresses);
+        assert!(
+            walk.outcome as u32 == record.outcome && walk.addresses == record.addresses,
+            "the model disagrees: {walk:x?} is not {:x?} {:?}; {}",
+            record.addresses,
+            recorder.names(record),
+            record.captured()
+        );
     }
     (recorder, records)
 }

@@ -216,6 +216,22 @@ impl Recorder {
 }
 
 impl Record {
+    /// What the model had to go by.
+    pub fn captured(&self) -> String {
+        let Self {
+            registers,
+            stack_start,
+            stack,
+            code,
+            ..
+        } = self;
+        format!(
+            "sp {:x}, stack {stack_start:x} + {:x}, code {code:x?}",
+            registers[19],
+            stack.len()
+        )
+    }
+
     /// `struct record` of tests/bpf/unwind.bpf.c.
     fn parse(bytes: &[u8]) -> Self {
         const STACK_BYTES: usize = 64 * 4096;
