@@ -1,6 +1,12 @@
 //! Tables of real binaries against gimli's own reading of their call frame information, found
 //! through `.eh_frame_hdr`: a way of its own from address to rows.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -191,6 +197,25 @@ fn a_loaders_own_vdso() {
     let cfi = layout.read_cfi(bytes.as_slice()).unwrap().unwrap();
     let table = Table::build(&layout, &cfi).unwrap();
     assert!(table.header().rows > 10);
+}
+
+/// Without section headers `.eh_frame` is found through `PT_GNU_EH_FRAME`.
+#[test]
+fn a_file_without_section_headers_has_the_same_table() {
+    let mut bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let whole = ElfLayout::read(bytes.as_slice()).unwrap();
+    let whole = Table::build(&whole, &whole.read_cfi(bytes.as_slice()).unwrap().unwrap()).unwrap();
+    // e_shoff, and e_shnum and e_shstrndx.
+    bytes[0x28..0x30].fill(0);
+    bytes[0x3c..0x40].fill(0);
+    let bare = ElfLayout::read(bytes.as_slice()).unwrap();
+    let bare = Table::build(&bare, &bare.read_cfi(bytes.as_slice()).unwrap().unwrap()).unwrap();
+    assert!(
+        whole == bare,
+        "{:?} is not {:?}",
+        bare.header(),
+        whole.header()
+    );
 }
 
 #[test]

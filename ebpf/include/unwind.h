@@ -229,11 +229,59 @@ static __always_inline int stop(struct unwind_state *st, __u32 outcome)
 	return 1;
 }
 
+/* How many words lie between the stack pointer and the return address where no frame stands: it is
+ * not set up yet, or torn down again, or the code is a stub of the procedure linkage table (LLD
+ * writes no CFI for those). Negative when the code says nothing of the kind. */
+static __always_inline int words_above_return(struct unwind_state *st)
+{
+	/* What comes before pc, and what stands there. */
+	__u8 code[UNWIND_CODE_BEFORE + 4];
+	const __u8 *at = code + UNWIND_CODE_BEFORE;
+
+	if (bpf_probe_read_user(code, sizeof(code), (void *)(st->pc - UNWIND_CODE_BEFORE)))
+		return -1;
+	switch (at[0]) {
+	case 0x55: /* push %rbp */
+	case 0x68: /* push $index */
+	case 0xc2: /* ret $n */
+	case 0xc3: /* ret */
+		return 0;
+	case 0x48: /* mov %rsp,%rbp, in two encodings: %rbp is pushed */
+		if ((at[1] == 0x89 && at[2] == 0xe5) || (at[1] == 0x8b && at[2] == 0xec))
+			return 1;
+		return -1;
+	case 0xe9: /* jmp, after push $index or as a tail call */
+		return code[1] == 0x68;
+	case 0xf2: /* bnd jmp *slot(%rip) */
+		return at[1] == 0xff && at[2] == 0x25 ? 0 : -1;
+	case 0xf3: /* endbr64 */
+		return at[1] == 0x0f && at[2] == 0x1e && at[3] == 0xfa ? 0 : -1;
+	case 0xff:
+		if (at[1] == 0x35) /* push *slot(%rip): the table's first stub, after an index */
+			return 1;
+		if (at[1] == 0x25) /* jmp *slot(%rip) */
+			return code[0] == 0xff && code[1] == 0x35 ? 2 : 0;
+		return -1;
+	}
+	return -1;
+}
+
 /* A step by frame pointer: the caller's is at *fp, the return address above it. */
 static __always_inline int step_by_frame_pointer(struct unwind_state *st)
 {
+	int words = st->exact ? words_above_return(st) : -1;
 	__u64 frame[2];
 
+	st->through_fp = 1;
+	if (words >= 0) {
+		__u64 return_at = st->sp + words * 8;
+
+		if (bpf_probe_read_user(&frame[1], sizeof(frame[1]), (void *)return_at))
+			return stop(st, UNWIND_STACK_UNREADABLE);
+		st->exact = 0;
+		/* A pushed frame pointer is still the caller's own. */
+		return enter_caller(st, frame[1], return_at + 8);
+	}
 	if (!unwind_by_frame_pointers)
 		return stop(st, UNWIND_NO_CFI);
 	if (!st->fp_known)
@@ -247,7 +295,6 @@ static __always_inline int step_by_frame_pointer(struct unwind_state *st)
 	st->sp = st->fp + 16;
 	st->fp = frame[0];
 	st->exact = 0;
-	st->through_fp = 1;
 	return enter_caller(st, frame[1], st->sp);
 }
 

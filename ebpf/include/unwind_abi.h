@@ -32,6 +32,9 @@
 /* Sixteen bits of address within a page, in a row. */
 #define UNWIND_PAGE_BITS_MAX 16
 
+/* Bytes of code before pc that tell a linkage stub's instructions apart. */
+#define UNWIND_CODE_BEFORE 6
+
 struct unwind_line {
 	__u32 words[UNWIND_LINE_WORDS];
 };

@@ -20,6 +20,8 @@ struct {
 /* A walk, and what it walked over. */
 struct record {
 	struct unwind_state walk;
+	/* From UNWIND_CODE_BEFORE bytes before the interrupted instruction. */
+	unsigned char code[16];
 	__u64 stack_start;
 	__u64 stack_pages;
 	unsigned char stack[STACK_PAGES * PAGE];
@@ -30,6 +32,19 @@ struct {
 	__uint(max_entries, 256 << 20);
 } records SEC(".maps");
 
+/* The process or a child of it. */
+static __always_inline bool is_target(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task(), *parent = NULL;
+	__u32 tgid = 0;
+
+	if (bpf_get_current_pid_tgid() >> 32 == target_tgid)
+		return true;
+	core_read(&parent, &task->real_parent);
+	core_read(&tgid, &parent->tgid);
+	return tgid == target_tgid;
+}
+
 SEC("perf_event")
 int walk(struct bpf_perf_event_data *ctx)
 {
@@ -37,7 +52,7 @@ int walk(struct bpf_perf_event_data *ctx)
 	struct unwind_state *st;
 	struct record *record;
 
-	if (bpf_get_current_pid_tgid() >> 32 != target_tgid)
+	if (!is_target())
 		return 0;
 	st = bpf_map_lookup_elem(&states, &zero);
 	if (!st)
@@ -51,6 +66,9 @@ int walk(struct bpf_perf_event_data *ctx)
 	bpf_probe_read_kernel(&record->walk, sizeof(record->walk), st);
 	record->stack_start = st->registers.sp & ~(PAGE - 1ULL);
 	record->stack_pages = 0;
+	if (bpf_probe_read_user(record->code, sizeof(record->code),
+				(void *)(st->registers.ip - UNWIND_CODE_BEFORE)))
+		record->code[UNWIND_CODE_BEFORE] = 0;
 	for (int page = 0; page < STACK_PAGES; page++) {
 		if (bpf_probe_read_user(record->stack + page * PAGE, PAGE,
 					(void *)(record->stack_start + page * PAGE)))

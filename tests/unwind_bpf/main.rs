@@ -1,5 +1,11 @@
 //! The kernel side's walk, on programs whose stacks are known exactly. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod recorder;
 
 use std::time::Duration;
@@ -29,11 +35,17 @@ fn record(workload: &Workload) -> (Recorder, Vec<Record>) {
         assert_eq!(
             record.outcome,
             Outcome::Rooted as u32,
-            "{:?}",
+            "{:x?} {:?}",
+            record.addresses,
             recorder.names(record)
         );
-        assert_eq!(walk.outcome as u32, record.outcome);
-        assert_eq!(walk.addresses, record.addresses);
+        assert!(
+            walk.outcome as u32 == record.outcome && walk.addresses == record.addresses,
+            "the model disagrees: {walk:x?} is not {:x?} {:?}; {}",
+            record.addresses,
+            recorder.names(record),
+            record.captured()
+        );
     }
     (recorder, records)
 }
@@ -118,6 +130,115 @@ fn a_signal_handler_was_called_by_what_it_interrupted() {
         }
     }
     assert!(handled > 10, "{handled} samples in the handler");
+}
+
+#[test]
+fn a_forked_child_has_its_parents_mappings() {
+    deep("fork", "main");
+}
+
+#[test]
+fn after_an_exec_the_old_mappings_are_not_used() {
+    if !permitted() {
+        return;
+    }
+    let workload = Workload::start("deep", &NO_FRAME_POINTERS, "exec");
+    let mut recorder = Recorder::start(&workload, true);
+    let before = recorder.record(Duration::from_secs(1));
+    assert!(
+        before.len() > 50,
+        "{} samples before the exec",
+        before.len()
+    );
+    assert!(
+        before
+            .iter()
+            .all(|record| record.outcome == Outcome::Rooted as u32)
+    );
+    let pid = rustix::process::Pid::from_raw(workload.pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    let mut after = recorder.record(Duration::from_secs(1));
+    let exec = after.partition_point(|record| record.outcome == Outcome::Rooted as u32);
+    let after = after.split_off(exec);
+    assert!(after.len() > 50, "{} samples after the exec", after.len());
+    for record in &after {
+        assert_eq!(record.outcome, Outcome::UnknownProcess as u32);
+        assert_eq!(record.addresses.len(), 1);
+    }
+}
+
+fn chains(workload: &Workload, chains: &[&[&str]]) {
+    let (recorder, records) = record(workload);
+    let mut seen = vec![0; chains.len()];
+    for record in &records {
+        let names = recorder.names(record);
+        let inside = inside(&names, "main");
+        let at = chains.iter().position(|chain| *chain == inside);
+        seen[at.unwrap_or_else(|| panic!("{names:?}"))] += 1;
+    }
+    assert!(seen[0] > 20, "{seen:?} of {chains:?}");
+}
+
+#[test]
+fn made_code_is_crossed_by_its_frame_pointer() {
+    if permitted() {
+        let workload = Workload::start("jit", &NO_FRAME_POINTERS, "calls");
+        chains(&workload, &[&["outer", "?", "inner"]]);
+    }
+}
+
+#[test]
+fn made_code_as_a_leaf_keeps_its_callers() {
+    if permitted() {
+        let workload = Workload::start("jit", &NO_FRAME_POINTERS, "leaf");
+        chains(&workload, &[&["outer", "?"]]);
+    }
+}
+
+/// Every sample is in `caller` or below it: a stub, `labs`, `atoi` and what that calls, under
+/// whichever of its aliases.
+fn plt(flags: &[&str], linker: &str) {
+    if !permitted() {
+        return;
+    }
+    let common = ["-O1", "-fomit-frame-pointer", "-fno-builtin", "-Wl,-z,lazy"];
+    let workload = Workload::start("plt", &[&common, flags].concat(), linker);
+    let (recorder, records) = record(&workload);
+    let mut stubs = 0;
+    for record in &records {
+        let names = recorder.names(record);
+        let inside = inside(&names, "main");
+        assert_eq!(inside.first(), Some(&"caller"), "{names:?}");
+        assert!(inside.len() <= 4, "{names:?}");
+        stubs += usize::from(inside == ["caller", "?"]);
+    }
+    eprintln!("{stubs} of {} samples in stubs", records.len());
+    assert!(stubs > 0);
+}
+
+#[test]
+fn stubs_of_the_linkage_table_keep_their_callers() {
+    plt(&[], "bfd");
+}
+
+#[test]
+fn stubs_by_lld_have_no_call_frame_information_and_keep_their_callers() {
+    plt(&["-fuse-ld=lld"], "lld");
+}
+
+#[test]
+fn a_static_program_at_a_fixed_address() {
+    if permitted() {
+        let flags = [
+            "-O1",
+            "-fomit-frame-pointer",
+            "-static",
+            "-no-pie",
+            "-pthread",
+        ];
+        let workload = Workload::start("jit", &flags, "calls");
+        chains(&workload, &[&["outer", "?", "inner"]]);
+    }
 }
 
 /// Not a test of speed on a shared machine, only of its order of magnitude. The kernel keeps

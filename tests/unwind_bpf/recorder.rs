@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::PerfEvent;
 use aya::{Ebpf, EbpfLoader};
-use flame::profile::unwind::abi::{FRAMES_MAX, MappingEntry};
+use flame::profile::unwind::abi::{CODE_BEFORE, FRAMES_MAX, MappingEntry};
 use flame::profile::unwind::elf::ElfLayout;
 use flame::profile::unwind::maps::{Mapping, TableId, UnwindMaps};
 use flame::profile::unwind::table::Table;
 use flame::profile::unwind::vdso;
-use flame::profile::unwind::walk::{CapturedStack, Registers, Walk, unwind_user};
+use flame::profile::unwind::walk::{Captured, Registers, Walk, unwind_user};
 use object::{Object, ObjectSymbol, SymbolKind};
 use perf_event_open_sys as perf;
 
@@ -23,6 +23,7 @@ use perf_event_open_sys as perf;
 pub struct Workload {
     pub pid: u32,
     child: Child,
+    _output: BufReader<ChildStdout>,
 }
 
 impl Workload {
@@ -42,13 +43,14 @@ impl Workload {
             .spawn()
             .expect("workload");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        // Kept open: what the workload executes later says it is ready, too.
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
         Self {
             pid: child.id(),
             child,
+            _output: output,
         }
     }
 }
@@ -72,6 +74,7 @@ pub struct Record {
     pub outcome: u32,
     pub addresses: Vec<u64>,
     pub registers: Registers,
+    code: [u8; 16],
     stack_start: u64,
     stack: Vec<u8>,
 }
@@ -134,13 +137,13 @@ impl Recorder {
         maps.set_process(workload.pid, process.mappings.clone())
             .unwrap();
         let ring = RingBuf::try_from(ebpf.take_map("records").unwrap()).unwrap();
-        let _events = (0..std::thread::available_parallelism().unwrap().get())
+        let events = (0..std::thread::available_parallelism().unwrap().get())
             .map(|cpu| open_event(cpu as i32, program_fd.as_raw_fd()))
             .collect();
         Self {
             ebpf,
             maps,
-            _events,
+            _events: events,
             ring,
             process,
         }
@@ -160,10 +163,12 @@ impl Recorder {
 
     /// Runs the user-space model over what the kernel side walked over.
     pub fn model(&self, record: &Record) -> Walk {
-        let stack = CapturedStack {
-            start: record.stack_start,
-            bytes: &record.stack,
-        };
+        let code_start = record.registers[16].wrapping_sub(CODE_BEFORE as u64);
+        let parts = [
+            (record.stack_start, record.stack.as_slice()),
+            (code_start, record.code.as_slice()),
+        ];
+        let stack = Captured { parts: &parts };
         unwind_user(&record.registers, &stack, &self.process.mappings, |table| {
             self.process.tables.get(&table)
         })
@@ -211,6 +216,22 @@ impl Recorder {
 }
 
 impl Record {
+    /// What the model had to go by.
+    pub fn captured(&self) -> String {
+        let Self {
+            registers,
+            stack_start,
+            stack,
+            code,
+            ..
+        } = self;
+        format!(
+            "sp {:x}, stack {stack_start:x} + {:x}, code {code:x?}",
+            registers[19],
+            stack.len()
+        )
+    }
+
     /// `struct record` of tests/bpf/unwind.bpf.c.
     fn parse(bytes: &[u8]) -> Self {
         const STACK_BYTES: usize = 64 * 4096;
@@ -218,7 +239,7 @@ impl Record {
         let half = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         let stack_at = bytes.len() - STACK_BYTES;
         let pages = word(stack_at - 8) as usize;
-        let addresses_at = stack_at - 16 - FRAMES_MAX * 8;
+        let addresses_at = stack_at - 32 - FRAMES_MAX * 8;
         let registers_at = addresses_at - 21 * 8;
         // struct unwind_state ends in: outcome, count, reserved, registers, addresses.
         let (outcome, count) = (half(registers_at - 12), half(registers_at - 8));
@@ -228,6 +249,7 @@ impl Record {
                 .map(|i| word(addresses_at + 8 * i))
                 .collect(),
             registers: std::array::from_fn(|i| word(registers_at + 8 * i)),
+            code: bytes[stack_at - 32..stack_at - 16].try_into().unwrap(),
             stack_start: word(stack_at - 16),
             stack: bytes[stack_at..stack_at + pages * 4096].to_vec(),
         }
@@ -285,7 +307,11 @@ impl Process {
                 let bytes = if path == "[vdso]" {
                     vdso::read().unwrap()
                 } else {
-                    std::fs::read(format!("/proc/{pid}/map_files/{}", fields[0])).ok()?
+                    {
+                        // Unlike maps, map_files does not pad its addresses.
+                        let name = format!("{:x}-{:x}", mapping.start, mapping.end);
+                        std::fs::read(format!("/proc/{pid}/map_files/{name}")).ok()?
+                    }
                 };
                 process.load_module(maps, &bytes, &mapping)
             });

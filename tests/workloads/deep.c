@@ -1,6 +1,7 @@
 /* A stack 400 frames deep, without frame pointers, through every kind of frame a compiler makes:
  * fixed, variable (alloca), aligned; with a leaf in user mode or in the kernel (argument "kernel"),
- * called from a second thread's entry point or from main, or from a signal handler ("signal"). */
+ * called from a second thread's entry point ("thread") or from main. Other modes: a busy signal
+ * handler ("signal"), a forked child ("fork"), an exec at SIGUSR1 ("exec"). */
 #define _GNU_SOURCE
 #include <alloca.h>
 #include <pthread.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/time.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -17,7 +19,7 @@
 
 static volatile uint64_t sink;
 static const char *mode = "user";
-static volatile int in_handler;
+static volatile sig_atomic_t flag;
 
 noinline void leaf(void)
 {
@@ -68,6 +70,11 @@ noinline void handler(int signal)
 	sink += signal;
 }
 
+noinline void set_flag(int signal)
+{
+	flag = signal;
+}
+
 noinline void interrupted(void)
 {
 	for (;;) {
@@ -101,6 +108,18 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "thread")) {
 		pthread_create(&id, NULL, thread, NULL);
 		pthread_join(id, NULL);
+	}
+	if (!strcmp(mode, "fork")) {
+		if (fork() > 0)
+			for (;;)
+				pause();
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	}
+	if (!strcmp(mode, "exec")) {
+		signal(SIGUSR1, set_flag);
+		while (!flag)
+			sink += fixed(DEPTH);
+		execl("/proc/self/exe", "deep", "user", NULL);
 	}
 	for (;;)
 		sink += fixed(DEPTH);

@@ -14,6 +14,8 @@ pub const MAPPINGS_MAX: u32 = 65536;
 pub const LINE_WORDS: usize = 16;
 /// Bits of an address within its page that a row can hold.
 pub const PAGE_BITS_MAX: u32 = 16;
+/// Bytes of code before pc that tell a linkage stub's instructions apart.
+pub const CODE_BEFORE: usize = 6;
 /// Changes whenever the meaning of a table's words does.
 pub const TABLE_VERSION: u32 = 1;
 

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 
 use super::abi::TABLE_VERSION;
+use super::elf::{Cfi, ElfLayout};
 use super::table::Table;
 
 /// The folder is kept below this, in bytes.
@@ -34,8 +35,8 @@ struct Header {
     version: u32,
     words: u32,
     checksum: u64,
-    /// Fingerprint of what the table was made from, beside the build id.
-    source_bytes: u64,
+    /// [`Cfi::fingerprint`] of what the table was made from.
+    fingerprint: u64,
 }
 
 impl Header {
@@ -47,7 +48,7 @@ impl Header {
         bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.words.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.checksum.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.source_bytes.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.fingerprint.to_le_bytes());
         bytes
     }
 }
@@ -83,19 +84,20 @@ impl Cache {
         let metadata = fs::symlink_metadata(&folder)?;
         ensure!(metadata.is_dir(), "{} is not a folder", folder.display());
         ensure!(
-            metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0,
+            metadata.uid() == rustix::process::geteuid().as_raw()
+                && metadata.mode() & 0o777 == 0o700,
             "{} is not ours alone",
             folder.display()
         );
         Ok(Self { folder, bytes_max })
     }
 
-    /// The table of a module, or `None` when it is not there or not good. `source_bytes` is the
-    /// size of the module's file: a guard against two files with one build id.
+    /// The table of a module, or `None` when it is not there or not good. `fingerprint` is
+    /// [`Cfi::fingerprint`]: a file that claims another's build id does not get its table.
     #[must_use]
-    pub fn load(&self, build_id: &[u8], source_bytes: u64) -> Option<Table> {
+    pub fn load(&self, build_id: &[u8], fingerprint: u64) -> Option<Table> {
         let path = self.path(build_id);
-        match read(&path, source_bytes) {
+        match read(&path, fingerprint) {
             Ok(table) => table,
             Err(error) => {
                 tracing::debug!("{}: {error:#}", path.display());
@@ -106,7 +108,7 @@ impl Cache {
 
     /// Keeps a table, and drops the least recently used ones beyond the cache's size. The file
     /// appears under its name when it is whole.
-    pub fn store(&self, build_id: &[u8], source_bytes: u64, table: &Table) -> Result<()> {
+    pub fn store(&self, build_id: &[u8], fingerprint: u64, table: &Table) -> Result<()> {
         let words: Vec<u8> = table
             .words()
             .iter()
@@ -119,7 +121,7 @@ impl Cache {
             version: TABLE_VERSION,
             words: table.words().len() as u32,
             checksum: checksum(&words),
-            source_bytes,
+            fingerprint,
         };
         // Created with mode 0600, and removed when anything below fails.
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
@@ -131,10 +133,9 @@ impl Cache {
     }
 
     fn path(&self, build_id: &[u8]) -> PathBuf {
-        let mut name = String::with_capacity(2 * build_id.len());
-        for byte in build_id {
-            name.push_str(&format!("{byte:02x}"));
-        }
+        let name = build_id
+            .iter()
+            .fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
         self.folder.join(name)
     }
 
@@ -163,7 +164,7 @@ impl Cache {
     }
 }
 
-fn read(path: &Path, source_bytes: u64) -> Result<Option<Table>> {
+fn read(path: &Path, fingerprint: u64) -> Result<Option<Table>> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -190,7 +191,7 @@ fn read(path: &Path, source_bytes: u64) -> Result<Option<Table>> {
         version: TABLE_VERSION,
         words: (words.len() / 4) as u32,
         checksum: checksum(words),
-        source_bytes,
+        fingerprint,
     };
     ensure!(
         *header == expected.to_bytes(),
@@ -213,6 +214,18 @@ fn touch(file: &File) {
     }
 }
 
+impl Cfi {
+    /// Tells apart what tables are made from.
+    #[must_use]
+    pub fn fingerprint(&self, layout: &ElfLayout) -> u64 {
+        let code = layout.segments.iter().filter(|segment| segment.executable);
+        let places = code.flat_map(|segment| [segment.address, segment.file_size]);
+        let places = places.chain([self.address, self.text_address, layout.entry]);
+        let places: Vec<u8> = places.flat_map(u64::to_le_bytes).collect();
+        checksum(&self.bytes) ^ checksum(&places).rotate_left(32)
+    }
+}
+
 /// FNV-1a over 64-bit words: against torn writes, not against forgery.
 fn checksum(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ bytes.len() as u64;
@@ -230,7 +243,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::profile::unwind::elf::ElfLayout;
 
     fn table() -> Table {
         let bytes = crate::profile::unwind::vdso::read().unwrap();

@@ -12,20 +12,20 @@ use object::endian::LittleEndian as Le;
 use object::pod::{self, Pod};
 
 /// The largest section read, in bytes. Chromium's `.eh_frame` has 20 MB.
-const SECTION_BYTES_MAX: u64 = 256 << 20;
+const SECTION_BYTES_MAX: u64 = 128 << 20;
 /// The largest table of headers, of section names or of notes read, in bytes.
 const HEADERS_BYTES_MAX: u64 = 8 << 20;
 
 /// Something with an ELF file's bytes: a file, or a copy of the vDSO.
 pub trait Source {
     /// Size in bytes.
-    fn len(&self) -> std::io::Result<u64>;
+    fn size(&self) -> std::io::Result<u64>;
     /// Fills the buffer from the given offset.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()>;
 }
 
 impl Source for File {
-    fn len(&self) -> std::io::Result<u64> {
+    fn size(&self) -> std::io::Result<u64> {
         self.metadata().map(|metadata| metadata.len())
     }
 
@@ -35,8 +35,8 @@ impl Source for File {
 }
 
 impl Source for [u8] {
-    fn len(&self) -> std::io::Result<u64> {
-        Ok(<[u8]>::len(self) as u64)
+    fn size(&self) -> std::io::Result<u64> {
+        Ok(self.len() as u64)
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
@@ -55,7 +55,7 @@ fn read<S: Source + ?Sized>(source: &S, offset: u64, size: u64, size_max: u64) -
         "{size} bytes are more than the {size_max} we read"
     );
     let end = offset.checked_add(size).context("a range overflows")?;
-    ensure!(end <= source.len()?, "a range ends beyond the file");
+    ensure!(end <= source.size()?, "a range ends beyond the file");
     let mut bytes = vec![0; size as usize];
     source.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)
@@ -185,6 +185,7 @@ impl ElfLayout {
         );
         let size = u64::from(header.e_phnum.get(Le)) * entry_size as u64;
         let bytes = read(source, header.e_phoff.get(Le), size, HEADERS_BYTES_MAX)?;
+        let mut notes_left = 16;
         for program in headers::<elf::ProgramHeader64<Le>>(&bytes)? {
             let segment = Segment {
                 address: program.p_vaddr.get(Le),
@@ -195,7 +196,8 @@ impl ElfLayout {
             match program.p_type.get(Le) {
                 elf::PT_LOAD => self.segments.push(segment),
                 elf::PT_GNU_EH_FRAME => self.eh_frame_header = Some(segment),
-                elf::PT_NOTE if self.build_id.is_none() => {
+                elf::PT_NOTE if self.build_id.is_none() && notes_left > 0 => {
+                    notes_left -= 1;
                     self.build_id = read_build_id(source, &segment);
                 }
                 _ => {}

@@ -7,18 +7,22 @@ use std::sync::OnceLock;
 use anyhow::Result;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
+use super::UnwindModule;
 use super::abi::MappingEntry;
 use super::cache::Cache;
 use super::elf::ElfLayout;
 use super::maps::{Mapping, TableId, UnwindMaps};
 use super::table::Table;
-use super::walk::{CapturedStack, Registers, Walk, unwind_user};
+use super::walk::{Captured, Registers, STACK_POINTER, Walk, unwind_user};
 use crate::profile::processes::{Processes, Stretch};
 use crate::profile::raw::ImageKey;
 use crate::symbolize::modules::{ModuleId, Modules};
 
 /// Kernel memory that tables may take: some hundred of the largest libraries there are.
 const TABLES_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of files whose tables are built together: a few megabytes of tables.
+const BATCH_FILE_BYTES: u64 = 64 << 20;
 
 /// A user stack that was copied because it could not be walked on the spot.
 #[derive(Debug)]
@@ -125,18 +129,40 @@ impl Unwinder {
         Ok(())
     }
 
+    /// Tables are built on all CPUs, and loaded batch by batch: the kernel waits for a grace
+    /// period at each load, but tables of a whole machine at once would be ours to hold.
     fn load_modules(&mut self, new: &HashSet<ModuleId>, modules: &Modules) -> Result<()> {
-        let new: Vec<ModuleId> = new.iter().copied().collect();
+        let mut sizes: Vec<(u64, ModuleId)> = new
+            .iter()
+            .map(|id| (file_bytes(modules, *id), *id))
+            .collect();
+        // Small files first: most modules are there with the first batches.
+        sizes.sort_unstable();
+        let mut batch_bytes = 0;
+        for batch in sizes.chunk_by(|_, (bytes, _)| {
+            batch_bytes += bytes;
+            let fits = batch_bytes < BATCH_FILE_BYTES;
+            if !fits {
+                batch_bytes = 0;
+            }
+            fits
+        }) {
+            self.load_batch(batch, modules)?;
+        }
+        Ok(())
+    }
+
+    fn load_batch(&mut self, batch: &[(u64, ModuleId)], modules: &Modules) -> Result<()> {
         let cache = self.cache.as_ref();
-        let built: Vec<Option<(ElfLayout, Table)>> = new
+        let read: Vec<_> = batch
             .par_iter()
-            .map(|id| build(modules, *id, cache))
+            .map(|(_, id)| read(modules, *id, cache))
             .collect();
         let mut bytes = self.maps.memory_bytes();
         let mut kept: Vec<(ModuleId, ElfLayout, Table)> = Vec::new();
-        for (id, built) in new.into_iter().zip(built) {
-            self.modules.insert(id, None);
-            let Some((layout, table)) = built else {
+        for ((_, id), read) in batch.iter().zip(read) {
+            self.modules.insert(*id, None);
+            let Some((layout, table)) = read else {
                 continue;
             };
             bytes += size_of_val(table.words());
@@ -144,7 +170,7 @@ impl Unwinder {
                 self.unplaced += 1;
                 continue;
             }
-            kept.push((id, layout, table));
+            kept.push((*id, layout, table));
         }
         if kept.is_empty() {
             return Ok(());
@@ -186,10 +212,8 @@ impl Unwinder {
     #[must_use]
     pub fn walk(&self, copied: &CopiedStack, processes: &Processes, modules: &Modules) -> Walk {
         let entries = self.entries(&processes.layout(copied.image, copied.time_ns));
-        let memory = CapturedStack {
-            start: copied.registers[super::walk::STACK_POINTER],
-            bytes: &copied.bytes,
-        };
+        let parts = [(copied.registers[STACK_POINTER], &*copied.bytes)];
+        let memory = Captured { parts: &parts };
         unwind_user(&copied.registers, &memory, &entries, |table| {
             self.local(table, modules)
         })
@@ -198,8 +222,8 @@ impl Unwinder {
     fn local(&self, table: u32, modules: &Modules) -> Option<&Table> {
         let id = self.by_table.get(&table)?;
         let loaded = self.modules.get(id)?.as_ref()?;
-        let build = || build(modules, *id, self.cache.as_ref()).map(|(_, table)| table);
-        loaded.local.get_or_init(build).as_ref()
+        let read_again = || read(modules, *id, self.cache.as_ref()).map(|(_, table)| table);
+        loaded.local.get_or_init(read_again).as_ref()
     }
 
     /// Kernel memory of tables and mappings, in bytes.
@@ -215,33 +239,20 @@ impl Unwinder {
     }
 }
 
-/// A module's layout and table: from the cache, or built; `None` without call frame information.
-fn build(modules: &Modules, id: ModuleId, cache: Option<&Cache>) -> Option<(ElfLayout, Table)> {
+fn file_bytes(modules: &Modules, id: ModuleId) -> u64 {
+    let metadata = modules
+        .get(id)
+        .file
+        .as_ref()
+        .and_then(|file| file.metadata().ok());
+    metadata.map_or(0, |metadata| metadata.len())
+}
+
+/// A module's layout and table; `None` without a file or without call frame information.
+fn read(modules: &Modules, id: ModuleId, cache: Option<&Cache>) -> Option<(ElfLayout, Table)> {
     let module = modules.get(id);
-    let file = module.file.as_ref()?;
-    let read = || -> Result<Option<(ElfLayout, Table)>> {
-        let layout = ElfLayout::read(file)?;
-        let source_bytes = file.metadata()?.len();
-        let key = layout.build_id.as_deref().filter(|id| !id.is_empty());
-        if let Some(table) = cache
-            .zip(key)
-            .and_then(|(cache, key)| cache.load(key, source_bytes))
-        {
-            return Ok(Some((layout, table)));
-        }
-        let Some(cfi) = layout.read_cfi(file)? else {
-            return Ok(None);
-        };
-        let table = Table::build(&layout, &cfi)?;
-        if let Some((cache, key)) = cache.zip(key)
-            && let Err(error) = cache.store(key, source_bytes, &table)
-        {
-            tracing::debug!("unwind table not kept: {error:#}");
-        }
-        Ok(Some((layout, table)))
-    };
-    read()
+    let read = UnwindModule::read(module.file.as_ref()?, cache)
         .inspect_err(|error| tracing::debug!("{}: {error:#}", module.path.display()))
-        .ok()
-        .flatten()
+        .ok()?;
+    Some((read.layout, read.table?))
 }

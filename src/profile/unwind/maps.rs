@@ -142,7 +142,7 @@ impl UnwindMaps {
         mappings.sort_unstable_by_key(|mapping| mapping.start);
         let count = mappings.len() as u32;
         let run = self.runs.add(mappings, |first, entries| {
-            self.mappings.write(first, entries)
+            self.mappings.write(first, entries);
         });
         let first = run.context("too many mappings")?;
         let entry = ProcessEntry {

@@ -48,7 +48,7 @@ pub fn from_row<R: Reader<Offset = usize>, S: UnwindSection<R>>(
         _ => return UNSUPPORTED,
     };
     let rule = cfa_rule(section, row.cfa())
-        .zip(fp_rule(section, row.register(X86_64::RBP)))
+        .zip(fp_rule(section, row.register(X86_64::RBP).as_ref()))
         .zip(i16::try_from(ra_offset).ok())
         .map(|((mut rule, (fp, fp_offset)), ra_offset)| {
             rule.fp = fp;
@@ -191,13 +191,13 @@ fn register_offset<R: Reader<Offset = usize>>(operation: &Operation<R>) -> Optio
 /// How the caller's frame pointer is found: its kind and its offset.
 fn fp_rule<R: Reader<Offset = usize>, S: UnwindSection<R>>(
     section: &S,
-    rule: Option<RegisterRule<usize>>,
+    rule: Option<&RegisterRule<usize>>,
 ) -> Option<(u8, i32)> {
     match rule {
         None | Some(RegisterRule::SameValue) => Some((fp::SAME, 0)),
-        Some(RegisterRule::Offset(offset)) => Some((fp::AT_CFA, i32::try_from(offset).ok()?)),
+        Some(RegisterRule::Offset(offset)) => Some((fp::AT_CFA, i32::try_from(*offset).ok()?)),
         Some(RegisterRule::Expression(expression)) => {
-            Some(fp_expression(section, &expression).unwrap_or((fp::UNDEFINED, 0)))
+            Some(fp_expression(section, expression).unwrap_or((fp::UNDEFINED, 0)))
         }
         // The stack can be walked without it for as long as nobody needs it.
         Some(_) => Some((fp::UNDEFINED, 0)),

@@ -5,6 +5,7 @@
 //! file's own size; what exceeds the bounds is an error, never a table cut short.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use gimli::{
@@ -26,6 +27,16 @@ const PAGE_BITS_MIN: u32 = 10;
 const ENTRY_BYTES: u32 = 64;
 /// A power of two.
 const RECENT_RULES: usize = 256;
+/// Compiling the largest known program takes a tenth of this, on a busy machine in debug mode.
+const TIME_MAX: Duration = Duration::from_secs(20);
+/// One function's program is not evaluated beyond this; the longest known has 100 KB.
+const PROGRAM_BYTES_MAX: usize = 1 << 20;
+
+/// The number of [`rule::UNSUPPORTED`], the second rule of every table.
+const UNSUPPORTED_NUMBER: u16 = 1;
+
+/// Each function looks its segment up by going through them.
+const SEGMENTS_MAX: usize = 64;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -202,6 +213,11 @@ impl Builder {
             .filter(|segment| segment.executable && segment.file_size > 0)
             .map(|segment| (segment.address, segment.end()))
             .collect();
+        ensure!(
+            code.len() <= SEGMENTS_MAX,
+            "{} segments of code",
+            code.len()
+        );
         let start = code.iter().map(|range| range.0).min().context("no code")?;
         let end = code.iter().map(|range| range.1).max().context("no code")?;
         let base = start & !((1 << PAGE_BITS_MAX) - 1);
@@ -245,7 +261,7 @@ impl Builder {
             return *number;
         }
         let Ok(number) = u16::try_from(self.rules.len()) else {
-            return 1;
+            return UNSUPPORTED_NUMBER;
         };
         self.rules.push(rule);
         self.rule_numbers.insert(rule, number);
@@ -258,11 +274,13 @@ impl Builder {
         S: UnwindSection<Slice<'a>>,
         S::Offset: gimli::UnwindOffset<usize>,
     {
-        let mut cies: HashMap<usize, CommonInformationEntry<Slice<'a>>> = HashMap::new();
+        let mut cies: HashMap<usize, gimli::Result<CommonInformationEntry<Slice<'a>>>> =
+            HashMap::new();
+        let deadline = Instant::now() + TIME_MAX;
         let mut context = UnwindContext::new();
         let mut entries = section.entries(bases);
         // Each function evaluates its CIE's program again: a long one shared by many is an attack.
-        let mut work_left = 64 * bytes + (1 << 20);
+        let mut work_left = 8 * bytes + (1 << 20);
         loop {
             let partial = match entries.next() {
                 Ok(Some(CieOrFde::Fde(partial))) => partial,
@@ -275,17 +293,18 @@ impl Builder {
             };
             let fde = partial.parse(|section, bases, offset| {
                 let key = gimli::UnwindOffset::into(offset);
-                if let Some(cie) = cies.get(&key) {
-                    return Ok(cie.clone());
-                }
-                let cie = section.cie_from_offset(bases, offset)?;
-                cies.insert(key, cie.clone());
-                Ok(cie)
+                cies.entry(key)
+                    .or_insert_with(|| section.cie_from_offset(bases, offset))
+                    .clone()
             });
             let Ok(fde) = fde else { continue };
             work_left = work_left
                 .checked_sub(fde.entry_len().saturating_add(fde.cie().entry_len()))
                 .context("call frame information too complex for its size")?;
+            ensure!(
+                Instant::now() < deadline,
+                "call frame information takes too long"
+            );
             self.function(section, bases, &mut context, &fde)?;
         }
         Ok(())
@@ -311,14 +330,18 @@ impl Builder {
         if start >= end {
             return Ok(());
         }
-        let relative = |address: u64| (address.clamp(start, end) - self.base) as u32;
+        let base = self.base;
+        let relative = |address: u64| (address.clamp(start, end) - base) as u32;
         let (start_row, end_row) = (relative(start), relative(end));
         let first_row = self.rows.len();
         let mut covered_to = start_row;
-        if let Ok(mut rows) = fde.rows(section, bases, context) {
+        let program_bytes = fde.entry_len().max(fde.cie().entry_len());
+        if program_bytes <= PROGRAM_BYTES_MAX
+            && let Ok(mut rows) = fde.rows(section, bases, context)
+        {
             while let Ok(Some(row)) = rows.next_row() {
-                let row_start = (row.start_address().clamp(start, end) - self.base) as u32;
-                covered_to = (row.end_address().clamp(start, end) - self.base) as u32;
+                let row_start = relative(row.start_address());
+                covered_to = relative(row.end_address());
                 let rule = rule::from_row(section, row, fde.is_signal_trampoline());
                 let number = self.number(rule);
                 self.rows.push((row_start, number));
@@ -328,7 +351,7 @@ impl Builder {
             }
         }
         if covered_to < end_row {
-            self.rows.push((covered_to, self.number_of_unsupported()));
+            self.rows.push((covered_to, UNSUPPORTED_NUMBER));
         }
         let rows = self.rows.len() - first_row;
         self.functions.push(Function {
@@ -338,13 +361,6 @@ impl Builder {
             rows,
         });
         Ok(())
-    }
-
-    fn number_of_unsupported(&self) -> u16 {
-        self.rule_numbers
-            .get(&rule::UNSUPPORTED)
-            .copied()
-            .unwrap_or(1)
     }
 
     fn finish(mut self, entry: u64) -> Result<Table> {

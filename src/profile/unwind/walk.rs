@@ -4,7 +4,9 @@
 //! It serves stacks that were copied because their process was not known yet, and lets the logic
 //! be tested and fuzzed where a debugger reaches.
 
-use super::abi::{FRAMES_MAX, INTERRUPTED, MappingEntry, Outcome, Rule, cfa, fp, mapping_kind};
+use super::abi::{
+    CODE_BEFORE, FRAMES_MAX, INTERRUPTED, MappingEntry, Outcome, Rule, cfa, fp, mapping_kind,
+};
 use super::table::Table;
 
 /// Indices in `struct pt_regs` (`arch/x86/include/asm/ptrace.h`).
@@ -33,21 +35,19 @@ pub trait Memory {
     }
 }
 
-/// A copy of the upper end of a stack.
+/// Copies of parts of a process's memory: the upper end of its stack, the code at its pc.
 #[derive(Debug, Clone, Copy)]
-pub struct CapturedStack<'a> {
-    /// Address of the first byte.
-    pub start: u64,
-    /// What was there.
-    pub bytes: &'a [u8],
+pub struct Captured<'a> {
+    /// Address of each part's first byte, and what was there.
+    pub parts: &'a [(u64, &'a [u8])],
 }
 
-impl Memory for CapturedStack<'_> {
+impl Memory for Captured<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-        let bytes = address
-            .checked_sub(self.start)
-            .and_then(|offset| usize::try_from(offset).ok())
-            .and_then(|offset| self.bytes.get(offset..offset.checked_add(buffer.len())?));
+        let bytes = self.parts.iter().find_map(|(start, bytes)| {
+            let offset = usize::try_from(address.checked_sub(*start)?).ok()?;
+            bytes.get(offset..offset.checked_add(buffer.len())?)
+        });
         if let Some(bytes) = bytes {
             buffer.copy_from_slice(bytes);
         }
@@ -154,7 +154,48 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
         Ok(())
     }
 
+    /// Words between the stack pointer and the return address where no frame stands.
+    fn words_above_return(&self) -> Option<u64> {
+        let mut code = [0; CODE_BEFORE + 4];
+        if !self
+            .memory
+            .read(self.pc.wrapping_sub(CODE_BEFORE as u64), &mut code)
+        {
+            return None;
+        }
+        let (before, at) = code.split_at(CODE_BEFORE);
+        match *at {
+            // push %rbp; push $index; ret; bnd jmp *slot(%rip); endbr64
+            [0x55 | 0x68 | 0xc2 | 0xc3, ..] | [0xf2, 0xff, 0x25, _] | [0xf3, 0x0f, 0x1e, 0xfa] => {
+                Some(0)
+            }
+            // mov %rsp,%rbp; push *slot(%rip)
+            [0x48, 0x89, 0xe5, _] | [0x48, 0x8b, 0xec, _] | [0xff, 0x35, ..] => Some(1),
+            // jmp
+            [0xe9, ..] => Some(u64::from(before[1] == 0x68)),
+            // jmp *slot(%rip)
+            [0xff, 0x25, ..] if before[..2] == [0xff, 0x35] => Some(2),
+            [0xff, 0x25, ..] => Some(0),
+            _ => None,
+        }
+    }
+
     fn step_by_frame_pointer(&mut self) -> Step {
+        let words = if self.exact {
+            self.words_above_return()
+        } else {
+            None
+        };
+        self.through_fp = true;
+        if let Some(words) = words {
+            let return_at = self.sp.wrapping_add(words * 8);
+            let pc = self
+                .memory
+                .read_word(return_at)
+                .ok_or(Outcome::StackUnreadable)?;
+            self.exact = false;
+            return self.enter_caller(pc, return_at.wrapping_add(8));
+        }
         let fp = self.fp.ok_or(Outcome::BadFramePointer)?;
         if fp == 0 {
             return Err(Outcome::Rooted);
@@ -165,7 +206,6 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
         let [caller_fp, pc] = self.read_pair(fp).ok_or(Outcome::BadFramePointer)?;
         self.fp = Some(caller_fp);
         self.exact = false;
-        self.through_fp = true;
         self.enter_caller(pc, fp.wrapping_add(16))
     }
 
