@@ -1,0 +1,315 @@
+//! From addresses to a named [`Profile`]: ask for every unique address once, then put the names
+//! into the stacks and keep account of what has none.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::abi::MAX_FRAMES;
+use super::model::{Frame, FrameId, FrameKind, Profile, Stack};
+use super::processes::{Location, Processes};
+use super::raw::{RawProfile, RawSample, StackId};
+use crate::symbolize::modules::{ModuleId, Modules};
+use crate::symbolize::perf_map::PerfMapOwner;
+use crate::symbolize::{Queries, Symbols};
+
+/// Functions that threads and processes start in: a stack that ends in one of them is whole.
+/// Frame pointers alone cannot tell the outermost frame otherwise.
+static ENTRY_POINTS: &[&str] = &[
+    "_start",
+    "_dl_start_user",
+    "__libc_start_main",
+    "__libc_start_call_main",
+    "clone",
+    "clone3",
+    "__clone",
+    "__clone3",
+    "start_thread",
+    "thread_start",
+    "ret_from_fork",
+    "runtime.goexit",
+    "runtime.goexit.abi0",
+    "runtime.rt0_go.abi0",
+    "_rt0_amd64",
+];
+
+const UNKNOWN: &str = "[unknown]";
+
+/// One user address that a name is wanted for.
+///
+/// A return address points behind its call, which may be the last instruction of a function: the
+/// call itself is what is looked up.
+fn call_address(depth: usize, address: u64) -> u64 {
+    if depth == 0 { address } else { address.saturating_sub(1) }
+}
+
+/// Every address of a raw profile, each unique one once.
+#[must_use]
+pub fn queries(raw: &RawProfile, processes: &Processes) -> Queries {
+    let mut kernel = HashSet::new();
+    let mut files: HashMap<ModuleId, HashSet<u64>> = HashMap::new();
+    let mut anonymous: HashMap<u32, (Arc<PerfMapOwner>, HashSet<u64>)> = HashMap::new();
+    for sample in &raw.samples {
+        for (depth, &address) in stack(raw, sample.kernel_stack).iter().enumerate() {
+            kernel.insert(call_address(depth, address));
+        }
+        for (depth, &address) in stack(raw, sample.user_stack).iter().enumerate() {
+            let address = call_address(depth, address);
+            match locate(processes, sample, address) {
+                Location::File { module, file_offset } => {
+                    files.entry(module).or_default().insert(file_offset);
+                }
+                Location::Anonymous { owner } => {
+                    let id = owner.id;
+                    anonymous.entry(id).or_insert((owner, HashSet::new())).1.insert(address);
+                }
+                Location::Unmapped => {}
+            }
+        }
+    }
+    Queries {
+        kernel: kernel.into_iter().collect(),
+        files: files.into_iter().map(|(id, set)| (id, set.into_iter().collect())).collect(),
+        anonymous: anonymous
+            .into_values()
+            .map(|(owner, set)| (owner, set.into_iter().collect()))
+            .collect(),
+    }
+}
+
+/// Reads `/proc` again for processes that are alive and hold a sampled address of which nothing
+/// is known: a record was lost, or the mapping is older than what was read.
+pub fn rescan_unmapped(raw: &RawProfile, processes: &mut Processes, modules: &mut Modules) {
+    let mut rescanned = HashSet::new();
+    for sample in &raw.samples {
+        // Only the leaf is known to be code; what follows may be garbage of a broken walk.
+        let leaf = stack(raw, sample.user_stack).first();
+        if let Some(&leaf) = leaf
+            && matches!(locate(processes, sample, leaf), Location::Unmapped)
+            && rescanned.insert(sample.image.tgid)
+        {
+            processes.rescan(sample.image.tgid, modules);
+        }
+    }
+}
+
+fn stack(raw: &RawProfile, id: Option<StackId>) -> &[u64] {
+    id.map_or(&[], |id| &raw.stacks[id.0 as usize])
+}
+
+fn locate(processes: &Processes, sample: &RawSample, address: u64) -> Location {
+    processes.resolve(sample.image, address, sample.first_ns, sample.last_ns)
+}
+
+/// How task frames are made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TaskFrames {
+    /// The thread's ids follow its name.
+    pub per_thread: bool,
+    /// The CPU comes first.
+    pub per_cpu: bool,
+}
+
+/// Puts names into stacks. The result's `meta` and the kernel side's counters in `quality` are
+/// the caller's to fill in.
+#[must_use]
+pub fn attribute(
+    raw: &RawProfile,
+    processes: &Processes,
+    symbols: &Symbols,
+    tasks: TaskFrames,
+) -> Attributed {
+    let mut builder = Builder {
+        raw,
+        processes,
+        symbols,
+        tasks,
+        profile: Profile::default(),
+        frame_ids: HashMap::new(),
+        stack_ids: HashMap::new(),
+        unknown: HashMap::new(),
+        too_deep: 0,
+        broken: 0,
+    };
+    for sample in &raw.samples {
+        builder.add(sample);
+    }
+    builder.finish()
+}
+
+/// A named profile, and where the nameless frames were.
+#[derive(Debug)]
+pub struct Attributed {
+    /// Named stacks and counts.
+    pub profile: Profile,
+    /// Frames without a name, weighted by samples.
+    pub unknown: HashMap<UnknownIn, u64>,
+}
+
+/// Where a nameless frame was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnknownIn {
+    /// The kernel.
+    Kernel,
+    /// A file.
+    Module(ModuleId),
+    /// Executable memory without a file.
+    Anonymous,
+    /// No known mapping.
+    Unmapped,
+}
+
+struct Builder<'a> {
+    raw: &'a RawProfile,
+    processes: &'a Processes,
+    symbols: &'a Symbols,
+    tasks: TaskFrames,
+    profile: Profile,
+    frame_ids: HashMap<Frame, FrameId>,
+    stack_ids: HashMap<Box<[FrameId]>, usize>,
+    unknown: HashMap<UnknownIn, u64>,
+    too_deep: u64,
+    broken: u64,
+}
+
+impl Builder<'_> {
+    fn add(&mut self, sample: &RawSample) {
+        let mut frames = self.task_frames(sample);
+        let user = stack(self.raw, sample.user_stack);
+        if !user.is_empty() {
+            self.add_user_frames(sample, user, &mut frames);
+        }
+        let kernel = stack(self.raw, sample.kernel_stack);
+        self.add_kernel_frames(sample, kernel, &mut frames);
+
+        let frames = frames.into_boxed_slice();
+        if let Some(&index) = self.stack_ids.get(&frames) {
+            self.profile.stacks[index].count += sample.count;
+        } else {
+            self.stack_ids.insert(frames.clone(), self.profile.stacks.len());
+            self.profile.stacks.push(Stack { frames, count: sample.count });
+        }
+    }
+
+    fn task_frames(&mut self, sample: &RawSample) -> Vec<FrameId> {
+        let mut frames = Vec::new();
+        if self.tasks.per_cpu
+            && let Some(cpu) = sample.cpu
+        {
+            frames.push(self.intern(&format!("cpu {cpu}"), FrameKind::Task));
+        }
+        let end = sample.comm.iter().position(|&byte| byte == 0).unwrap_or(sample.comm.len());
+        let mut name = String::from_utf8_lossy(&sample.comm[..end]).into_owned();
+        if self.tasks.per_thread {
+            // As `stackcollapse-perf.pl --tid` writes it.
+            let _ = write!(name, "-{}/{}", sample.image.tgid, sample.tid);
+        }
+        frames.push(self.intern(&name, FrameKind::Task));
+        frames
+    }
+
+    /// Appends a user stack, outermost frame first.
+    fn add_user_frames(&mut self, sample: &RawSample, stack: &[u64], frames: &mut Vec<FrameId>) {
+        let count = sample.count;
+        let mut groups: Vec<Vec<FrameId>> = Vec::with_capacity(stack.len());
+        let (mut is_named, mut is_broken) = (true, false);
+        let mut outermost: Option<FrameId> = None;
+        for (depth, &address) in stack.iter().enumerate() {
+            let address = call_address(depth, address);
+            let location = locate(self.processes, sample, address);
+            let (names, place) = lookup(self.symbols, &location, address);
+            let mut group = Vec::new();
+            match names {
+                Some(names) => group.extend(names.iter().map(|frame| self.intern_frame(frame))),
+                None => group.push(self.intern(UNKNOWN, FrameKind::Unknown)),
+            }
+            if names.is_none_or(|names| names.iter().any(|f| f.kind == FrameKind::Unknown)) {
+                is_named = false;
+                *self.unknown.entry(place).or_default() += count;
+            }
+            outermost = group.first().copied();
+            groups.push(group);
+            // What follows an address that is no code is not a stack.
+            if matches!(location, Location::Unmapped) {
+                is_broken = true;
+                break;
+            }
+        }
+        frames.extend(groups.into_iter().rev().flatten());
+
+        let quality = &mut self.profile.quality;
+        quality.user_stacks += count;
+        let is_rooted = !is_broken
+            && outermost.is_some_and(|id| {
+                let name = &*self.profile.frames[id.0 as usize].name;
+                ENTRY_POINTS.contains(&name)
+            });
+        if is_rooted {
+            quality.rooted += count;
+            if is_named {
+                quality.rooted_and_named += count;
+            }
+        } else if stack.len() >= MAX_FRAMES {
+            self.too_deep += count;
+        } else {
+            self.broken += count;
+        }
+    }
+
+    fn add_kernel_frames(&mut self, sample: &RawSample, stack: &[u64], frames: &mut Vec<FrameId>) {
+        if stack.len() >= MAX_FRAMES {
+            self.too_deep += sample.count;
+        }
+        for (depth, &address) in stack.iter().enumerate().rev() {
+            if let Some(names) = self.symbols.kernel.get(&call_address(depth, address)) {
+                frames.extend(names.iter().map(|frame| self.intern_frame(frame)));
+            } else {
+                *self.unknown.entry(UnknownIn::Kernel).or_default() += sample.count;
+                frames.push(self.intern(UNKNOWN, FrameKind::Unknown));
+            }
+        }
+    }
+
+    fn intern(&mut self, name: &str, kind: FrameKind) -> FrameId {
+        self.intern_frame(&Frame { name: name.into(), kind })
+    }
+
+    fn intern_frame(&mut self, frame: &Frame) -> FrameId {
+        if let Some(id) = self.frame_ids.get(frame) {
+            return *id;
+        }
+        let id = FrameId(self.profile.frames.len() as u32);
+        self.profile.frames.push(frame.clone());
+        self.frame_ids.insert(frame.clone(), id);
+        id
+    }
+
+    fn finish(mut self) -> Attributed {
+        let causes = [
+            ("frame pointer chain ended early", self.broken),
+            ("deeper than 127 frames", self.too_deep),
+        ];
+        self.profile.quality.truncated =
+            causes.into_iter().filter(|(_, count)| *count > 0).collect();
+        Attributed { profile: self.profile, unknown: self.unknown }
+    }
+}
+
+/// The names of a user address, and where it was for the account of what has none.
+fn lookup<'a>(
+    symbols: &'a Symbols,
+    location: &Location,
+    address: u64,
+) -> (Option<&'a [Frame]>, UnknownIn) {
+    match location {
+        Location::File { module, file_offset } => (
+            symbols.files.get(&(*module, *file_offset)).map(|frames| &**frames),
+            UnknownIn::Module(*module),
+        ),
+        Location::Anonymous { owner } => (
+            symbols.anonymous.get(&(owner.id, address)).map(|frames| &**frames),
+            UnknownIn::Anonymous,
+        ),
+        Location::Unmapped => (None, UnknownIn::Unmapped),
+    }
+}

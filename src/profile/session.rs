@@ -1,0 +1,247 @@
+//! One `profile` run from its configuration to the written files.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::abi::Counters;
+use super::attribute::{self, TaskFrames};
+use super::collect::{self, Collector};
+use super::command::Command;
+use super::config::{ProfileConfig, Targets};
+use super::model::{Meta, Profile};
+use super::processes::Processes;
+use super::progress::Progress;
+use super::quality;
+use super::sampler::Sampler;
+use super::sideband::{Record, SideBand};
+use super::signals::Signals;
+use super::{cgroup, cpus, event, report};
+use crate::bpf::{Bpf, Global, Ring, Settings};
+use crate::preflight;
+use crate::symbolize::{self, modules::Modules};
+
+/// How often the kernel's buffers are emptied while sampling.
+const TICK: Duration = Duration::from_millis(100);
+/// Pause after an early wake-up: a storm of short-lived processes must not cost a core.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Runs a profile and writes its outputs.
+///
+/// # Errors
+/// Every error is for the user: it says what is wrong and what helps. Nothing is written then.
+pub fn run(config: &ProfileConfig) -> Result<()> {
+    report::check_outputs(config)?;
+    preflight::check_profile(config)?;
+    // The fork comes first: this process has no threads yet.
+    let command = match &config.targets {
+        Targets::Command(words) => Some(Command::prepare(words)?),
+        Targets::System | Targets::Pids(_) => None,
+    };
+    let signals = Signals::catch()?;
+    let mut session = Session::open(config, command)?;
+    let sampled = session.sample(config, &signals)?;
+    let finished = session.finish(config, sampled)?;
+    report::write(config, &finished)?;
+    quality::gate(config, &finished.profile.quality)
+}
+
+struct Session {
+    bpf: Bpf,
+    ring: Ring,
+    sampler: Sampler,
+    sideband: SideBand,
+    processes: Processes,
+    modules: Modules,
+    collector: Collector,
+    /// Side-band records of one drain; kept for its memory.
+    records: Vec<Record>,
+    command: Option<Command>,
+}
+
+/// A finished profile and what it cost.
+#[derive(Debug)]
+pub struct Finished {
+    /// The named profile with its account.
+    pub profile: Profile,
+    /// What the run cost, for `--stats`.
+    pub cost: quality::Cost,
+}
+
+impl Session {
+    fn open(config: &ProfileConfig, command: Option<Command>) -> Result<Self> {
+        let online = cpus::online_cpus()?;
+        let sampled: Vec<u32> =
+            online.iter().copied().filter(|cpu| config.cpu.is_none_or(|c| c == *cpu)).collect();
+        // The side-band runs before /proc is read, so that nothing falls between the two.
+        let sideband = SideBand::open(&online)?;
+        let mut bpf = Bpf::load("profile", &settings(config, sampled.len())?)?;
+        let filtered: Option<Vec<u32>> = match &config.targets {
+            Targets::System => None,
+            Targets::Pids(pids) => Some(pids.clone()),
+            Targets::Command(_) => Some(command.iter().map(Command::pid).collect()),
+        };
+        if let Some(pids) = &filtered {
+            bpf.attach_tp_btf("follow_fork", "sched_process_fork")?;
+            bpf.attach_tp_btf("follow_exit", "sched_process_exit")?;
+            for pid in pids {
+                bpf.insert("targets", *pid, 1_u8)?;
+            }
+        }
+        bpf.load_perf_event("sample")?;
+        let event = event::by_name(&config.event)?;
+        let sampler = Sampler::open(&mut bpf, "sample", &sampled, &event, config.frequency_hz)?;
+        let mut modules = Modules::new();
+        let mut processes = Processes::new();
+        processes.snapshot(filtered.as_deref(), &mut modules)?;
+        let ring = bpf.take_ring("whole_samples")?;
+        Ok(Self {
+            bpf,
+            ring,
+            sampler,
+            sideband,
+            processes,
+            modules,
+            collector: Collector::default(),
+            records: Vec::new(),
+            command,
+        })
+    }
+
+    /// Samples until the duration is over, a signal arrives, or all targets have ended. Gives the
+    /// time sampled.
+    fn sample(&mut self, config: &ProfileConfig, signals: &Signals) -> Result<Duration> {
+        let progress = Progress::start(config, self.sampler.cpus());
+        self.sampler.start()?;
+        let start = Instant::now();
+        if let Some(command) = &mut self.command {
+            command.release()?;
+        }
+        loop {
+            let elapsed = start.elapsed();
+            if config.duration.is_some_and(|duration| elapsed >= duration)
+                || signals.take()
+                || self.targets_have_ended(config)?
+            {
+                break;
+            }
+            let left = config.duration.map_or(TICK, |duration| duration - elapsed);
+            let woken_early = self.wait(signals, left.min(TICK))?;
+            self.drain()?;
+            progress.update(start.elapsed());
+            if woken_early {
+                std::thread::sleep(PAUSE.min(left));
+            }
+        }
+        self.sampler.stop()?;
+        let sampled = start.elapsed();
+        self.drain()?;
+        progress.finish();
+        Ok(sampled)
+    }
+
+    /// Sleeps until a side-band buffer fills, a signal arrives or the time is over. Whether it
+    /// was not the time.
+    fn wait(&self, signals: &Signals, timeout: Duration) -> Result<bool> {
+        let mut fds: Vec<PollFd<'_>> =
+            self.sideband.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        fds.push(PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN));
+        let timeout = Timespec::try_from(timeout).context("duration out of range")?;
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error).context("cannot wait for the kernel's buffers"),
+        }
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        self.records.clear();
+        self.sideband.drain(&mut self.records);
+        self.processes.apply_all(&self.records, &mut self.modules)?;
+        let collector = &mut self.collector;
+        self.ring.drain(|record| collector.add_whole(record));
+        Ok(())
+    }
+
+    fn targets_have_ended(&mut self, config: &ProfileConfig) -> Result<bool> {
+        match (&config.targets, &mut self.command) {
+            (Targets::System, _) => Ok(false),
+            (Targets::Command(_), Some(command)) => Ok(command.has_exited()),
+            _ => self.bpf.is_empty("targets"),
+        }
+    }
+
+    fn finish(mut self, config: &ProfileConfig, sampled: Duration) -> Result<Finished> {
+        let counters = collect::sum(&self.bpf.read_per_cpu::<Counters>("counters")?);
+        let expected = self.sampler.expected_samples()?;
+        self.collector.add_counted(&self.bpf)?;
+        let malformed = self.collector.malformed;
+        let raw = std::mem::take(&mut self.collector).finish(config.per_cpu);
+        if raw.samples.is_empty() {
+            return Err(quality::explain_no_samples(config, &counters, sampled));
+        }
+        attribute::rescan_unmapped(&raw, &mut self.processes, &mut self.modules);
+        let queries = attribute::queries(&raw, &self.processes);
+        let options = symbolize::Options { inline: config.inline, ..Default::default() };
+        let symbols = symbolize::symbolize(&queries, |id| self.modules.get(id), &options);
+        let tasks = TaskFrames { per_thread: config.per_thread, per_cpu: config.per_cpu };
+        let attributed = attribute::attribute(&raw, &self.processes, &symbols, tasks);
+
+        let mut profile = attributed.profile;
+        profile.meta = meta(config, sampled, self.sampler.cpus());
+        quality::account(
+            &mut profile.quality,
+            &counters,
+            expected,
+            malformed,
+        );
+        profile.quality.unknown =
+            quality::unknown_modules(&attributed.unknown, &self.modules, &symbols);
+        let cost = quality::Cost::of(&self.bpf);
+        Ok(Finished { profile, cost })
+    }
+}
+
+fn meta(config: &ProfileConfig, sampled: Duration, cpus: usize) -> Meta {
+    let uname = rustix::system::uname();
+    Meta {
+        command_line: config.command_line.clone(),
+        host: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        duration: sampled,
+        frequency_hz: config.frequency_hz,
+        event: config.event.clone(),
+        cpus: cpus as u32,
+    }
+}
+
+/// Sizes the maps for the samples that can come, within bounds; what does not fit travels through
+/// the ring buffer.
+fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
+    let seconds = config.duration.map_or(60.0, |duration| duration.as_secs_f64()).min(3600.0);
+    let samples = (seconds * config.frequency_hz as f64 * cpus as f64) as u32;
+    let entries = samples.next_power_of_two().clamp(4096, 65536);
+    let ring_bytes = (cpus as u32 * 256 * 1024).next_power_of_two().clamp(1 << 20, 1 << 26);
+    let (cgroup_id, cgroup_level) = match &config.cgroup {
+        Some(path) => cgroup::id_and_level(path)?,
+        None => (0, 0),
+    };
+    let filters = !matches!(config.targets, Targets::System);
+    Ok(Settings::default()
+        .global("want_kernel_stacks", Global::Bool(config.kernel_stacks))
+        .global("want_user_stacks", Global::Bool(config.user_stacks))
+        .global("per_thread", Global::Bool(config.per_thread))
+        .global("per_cpu", Global::Bool(config.per_cpu))
+        .global("include_idle", Global::Bool(config.include_idle))
+        .global("filter_processes", Global::Bool(filters))
+        .global("inherit", Global::Bool(config.inherit))
+        .global("filter_cgroup_id", Global::U64(cgroup_id))
+        .global("filter_cgroup_level", Global::U32(cgroup_level))
+        .max_entries("samples", entries)
+        .max_entries("user_stacks", entries.min(32768))
+        .max_entries("kernel_stacks", entries.min(16384))
+        .max_entries("whole_samples", ring_bytes))
+}
+
