@@ -18,7 +18,7 @@ use support::run::{FlameRun, Process, flame};
 use support::workload::Workload;
 use support::{can_sample, can_sample_with, sampling_turn};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_target_killed_in_mid_run_still_gives_a_profile() {

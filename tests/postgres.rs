@@ -79,20 +79,20 @@ fn children_of_the_server_are_profiled_with_it() {
     }
     let _turn = sampling_turn();
     let postgres = Postgres::start(1).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let folded = folder.path().join("out.folded");
+    let results = tempfile::tempdir().unwrap();
+    let output = results.path().join("out.folded");
     let pid = postgres.pid().to_string();
     let mut command = flame();
     command
         .args(["-q", "-F", "499", "-p", &pid, "-d", "4", "-o"])
-        .arg(&folded);
+        .arg(&output);
     let flame = Process::start(&mut command);
     std::thread::sleep(Duration::from_secs(1));
     // Its backends are forked by the server only now.
     let _load = postgres.load(2, SAMPLING * 2).unwrap();
-    let finished = flame.finish_within(Duration::from_secs(60));
+    let finished = flame.finish_within(Duration::from_mins(1));
     assert_eq!(finished.status.code(), Some(0), "{}", finished.stderr);
-    let folded = support::folded::Folded::parse(&std::fs::read_to_string(folded).unwrap());
+    let folded = support::folded::Folded::parse(&std::fs::read_to_string(output).unwrap());
     assert!(folded.of_task("postgres").total() > 200, "{folded}");
 }
 
@@ -127,5 +127,5 @@ fn type_in_shell(line: &str, folder: &Path) -> Finished {
     let mut shell = Command::new("sh");
     shell.args(["-c", line]).current_dir(folder);
     shell.env("PATH", format!("{}:{path}", flame.display()));
-    Process::start(&mut shell).finish_within(SAMPLING + Duration::from_secs(60))
+    Process::start(&mut shell).finish_within(SAMPLING + Duration::from_mins(1))
 }

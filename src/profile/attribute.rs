@@ -40,7 +40,11 @@ const UNKNOWN: &str = "[unknown]";
 /// A return address points behind its call, which may be the last instruction of a function: the
 /// call itself is what is looked up.
 fn call_address(depth: usize, address: u64) -> u64 {
-    if depth == 0 { address } else { address.saturating_sub(1) }
+    if depth == 0 {
+        address
+    } else {
+        address.saturating_sub(1)
+    }
 }
 
 /// Every address of a raw profile, each unique one once.
@@ -56,12 +60,19 @@ pub fn queries(raw: &RawProfile, processes: &Processes) -> Queries {
         for (depth, &address) in stack(raw, sample.user_stack).iter().enumerate() {
             let address = call_address(depth, address);
             match locate(processes, sample, address) {
-                Location::File { module, file_offset } => {
+                Location::File {
+                    module,
+                    file_offset,
+                } => {
                     files.entry(module).or_default().insert(file_offset);
                 }
                 Location::Anonymous { owner } => {
                     let id = owner.id;
-                    anonymous.entry(id).or_insert((owner, HashSet::new())).1.insert(address);
+                    anonymous
+                        .entry(id)
+                        .or_insert((owner, HashSet::new()))
+                        .1
+                        .insert(address);
                 }
                 Location::Unmapped => {}
             }
@@ -69,7 +80,10 @@ pub fn queries(raw: &RawProfile, processes: &Processes) -> Queries {
     }
     Queries {
         kernel: kernel.into_iter().collect(),
-        files: files.into_iter().map(|(id, set)| (id, set.into_iter().collect())).collect(),
+        files: files
+            .into_iter()
+            .map(|(id, set)| (id, set.into_iter().collect()))
+            .collect(),
         anonymous: anonymous
             .into_values()
             .map(|(owner, set)| (owner, set.into_iter().collect()))
@@ -186,8 +200,12 @@ impl Builder<'_> {
         if let Some(&index) = self.stack_ids.get(&frames) {
             self.profile.stacks[index].count += sample.count;
         } else {
-            self.stack_ids.insert(frames.clone(), self.profile.stacks.len());
-            self.profile.stacks.push(Stack { frames, count: sample.count });
+            self.stack_ids
+                .insert(frames.clone(), self.profile.stacks.len());
+            self.profile.stacks.push(Stack {
+                frames,
+                count: sample.count,
+            });
         }
     }
 
@@ -198,7 +216,11 @@ impl Builder<'_> {
         {
             frames.push(self.intern(&format!("cpu {cpu}"), FrameKind::Task));
         }
-        let end = sample.comm.iter().position(|&byte| byte == 0).unwrap_or(sample.comm.len());
+        let end = sample
+            .comm
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(sample.comm.len());
         let mut name = String::from_utf8_lossy(&sample.comm[..end]).into_owned();
         if self.tasks.per_thread {
             // As `stackcollapse-perf.pl --tid` writes it.
@@ -271,7 +293,10 @@ impl Builder<'_> {
     }
 
     fn intern(&mut self, name: &str, kind: FrameKind) -> FrameId {
-        self.intern_frame(&Frame { name: name.into(), kind })
+        self.intern_frame(&Frame {
+            name: name.into(),
+            kind,
+        })
     }
 
     fn intern_frame(&mut self, frame: &Frame) -> FrameId {
@@ -291,7 +316,10 @@ impl Builder<'_> {
         ];
         self.profile.quality.truncated =
             causes.into_iter().filter(|(_, count)| *count > 0).collect();
-        Attributed { profile: self.profile, unknown: self.unknown }
+        Attributed {
+            profile: self.profile,
+            unknown: self.unknown,
+        }
     }
 }
 
@@ -302,12 +330,21 @@ fn lookup<'a>(
     address: u64,
 ) -> (Option<&'a [Frame]>, UnknownIn) {
     match location {
-        Location::File { module, file_offset } => (
-            symbols.files.get(&(*module, *file_offset)).map(|frames| &**frames),
+        Location::File {
+            module,
+            file_offset,
+        } => (
+            symbols
+                .files
+                .get(&(*module, *file_offset))
+                .map(|frames| &**frames),
             UnknownIn::Module(*module),
         ),
         Location::Anonymous { owner } => (
-            symbols.anonymous.get(&(owner.id, address)).map(|frames| &**frames),
+            symbols
+                .anonymous
+                .get(&(owner.id, address))
+                .map(|frames| &**frames),
             UnknownIn::Anonymous,
         ),
         Location::Unmapped => (None, UnknownIn::Unmapped),

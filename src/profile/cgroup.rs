@@ -14,9 +14,12 @@ use crate::preflight;
 /// When the path is no cgroup of the version 2 hierarchy.
 pub fn id_and_level(path: &Path) -> Result<(u64, u32)> {
     let path = preflight::resolve_cgroup(path)?;
-    let path = path.canonicalize().with_context(|| format!("cannot resolve {}", path.display()))?;
-    let metadata =
-        path.metadata().with_context(|| format!("cannot read the cgroup {}", path.display()))?;
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("cannot resolve {}", path.display()))?;
+    let metadata = path
+        .metadata()
+        .with_context(|| format!("cannot read the cgroup {}", path.display()))?;
     // The root is the last ancestor on the same file system.
     let level = path
         .ancestors()

@@ -24,7 +24,10 @@ impl Progress {
             Targets::Pids(pids) => format!("{} processes", pids.len()),
             Targets::Command(_) => "the command".to_owned(),
         };
-        let what = format!("sampling {whom} on {cpus} CPUs at {} Hz", config.frequency_hz);
+        let what = format!(
+            "sampling {whom} on {cpus} CPUs at {} Hz",
+            config.frequency_hz
+        );
         let (length, template) = match config.duration {
             Some(duration) => {
                 let millis = duration.as_millis() as u64;

@@ -11,8 +11,8 @@ use super::config::{ProfileConfig, Targets};
 use super::model::{Quality, UnknownModule};
 use crate::bpf::Bpf;
 use crate::error::Error;
-use crate::symbolize::Symbols;
 use crate::symbolize::modules::Modules;
+use crate::symbolize::{Symbols, names};
 
 /// Modules listed by name; the rest are added up.
 const UNKNOWN_MODULES_SHOWN: usize = 20;
@@ -30,8 +30,10 @@ pub fn account(quality: &mut Quality, counters: &Counters, expected: Option<u64>
     ];
     quality.rescued = non_zero(&rescued);
     quality.recorded = counters.counted + rescued.iter().map(|(_, count)| count).sum::<u64>();
-    quality.lost =
-        non_zero(&[("ring buffer full", counters.lost_ring_full), ("malformed", malformed)]);
+    quality.lost = non_zero(&[
+        ("ring buffer full", counters.lost_ring_full),
+        ("malformed", malformed),
+    ]);
     quality.truncated.extend(non_zero(&[
         ("no kernel stack", counters.no_kernel_stack),
         ("no user stack", counters.no_user_stack),
@@ -39,7 +41,11 @@ pub fn account(quality: &mut Quality, counters: &Counters, expected: Option<u64>
 }
 
 fn non_zero(counts: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
-    counts.iter().copied().filter(|(_, count)| *count > 0).collect()
+    counts
+        .iter()
+        .copied()
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }
 
 /// Nameless frames by module with what would help, most frequent first.
@@ -54,11 +60,19 @@ pub fn unknown_modules(
         let (module, remedy) = describe(*place, modules, symbols);
         by_name
             .entry(module.clone())
-            .or_insert(UnknownModule { module, frames: 0, remedy })
+            .or_insert(UnknownModule {
+                module,
+                frames: 0,
+                remedy,
+            })
             .frames += frames;
     }
     let mut list: Vec<UnknownModule> = by_name.into_values().collect();
-    list.sort_by(|a, b| b.frames.cmp(&a.frames).then_with(|| a.module.cmp(&b.module)));
+    list.sort_by(|a, b| {
+        b.frames
+            .cmp(&a.frames)
+            .then_with(|| a.module.cmp(&b.module))
+    });
     if list.len() > UNKNOWN_MODULES_SHOWN {
         let rest = list.split_off(UNKNOWN_MODULES_SHOWN);
         list.push(UnknownModule {
@@ -72,17 +86,31 @@ pub fn unknown_modules(
 
 fn describe(place: UnknownIn, modules: &Modules, symbols: &Symbols) -> (String, String) {
     let (name, remedy) = match place {
-        UnknownIn::Kernel => ("[kernel]", symbols.kernel_problem.clone().unwrap_or_default()),
-        UnknownIn::Anonymous => ("[anonymous]", symbols.anonymous_problems.values().next().cloned().unwrap_or_default()),
+        UnknownIn::Kernel => (
+            "[kernel]",
+            symbols.kernel_problem.clone().unwrap_or_default(),
+        ),
+        UnknownIn::Anonymous => (
+            "[anonymous]",
+            symbols
+                .anonymous_problems
+                .values()
+                .next()
+                .cloned()
+                .unwrap_or_default(),
+        ),
         UnknownIn::Unmapped => (
             "[unmapped]",
             "a stack walked through code without frame pointers ends in addresses that are no \
              code"
-            .to_owned(),
+                .to_owned(),
         ),
         UnknownIn::Module(id) => {
             let path = &modules.get(id).path;
-            return (path.display().to_string(), symbols.file_problems.get(&id).cloned().unwrap_or_default());
+            return (
+                names::module_name(path),
+                symbols.file_problems.get(&id).cloned().unwrap_or_default(),
+            );
         }
     };
     (name.to_owned(), remedy)
@@ -134,13 +162,22 @@ pub fn explain_no_samples(
     sampled: Duration,
 ) -> anyhow::Error {
     let seconds = sampled.as_secs_f64();
-    let Counters { taken, idle, filtered, lost_ring_full, .. } = *counters;
+    let Counters {
+        taken,
+        idle,
+        filtered,
+        lost_ring_full,
+        ..
+    } = *counters;
     let problem = format!(
         "no samples in {seconds:.1} s: {taken} taken, {idle} of them idle, {filtered} belonged to \
          something else, {lost_ring_full} lost"
     );
     let remedy = if taken == 0 {
-        format!("the event {} never fired; try without -e, or longer", config.event)
+        format!(
+            "the event {} never fired; try without -e, or longer",
+            config.event
+        )
     } else if !matches!(config.targets, Targets::System) {
         "the process used no CPU in that time: it waits for something. Check the PID (a parent \
          may only wait for its children), put it under load, or sample longer"
@@ -160,7 +197,9 @@ pub fn explain_no_samples(
 /// # Errors
 /// [`Error::GateFailed`] with the percentage reached.
 pub fn gate(config: &ProfileConfig, quality: &Quality) -> anyhow::Result<()> {
-    let Some(wanted_pct) = config.min_quality_pct else { return Ok(()) };
+    let Some(wanted_pct) = config.min_quality_pct else {
+        return Ok(());
+    };
     let reached_pct = match quality.user_stacks {
         0 => 100.0,
         stacks => quality.rooted_and_named as f64 * 100.0 / stacks as f64,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::config::{Destination, ProfileConfig};
 use super::model::{Meta, Quality};
 use super::session::Finished;
-use crate::render::{output, quality::quality_lines, summary::summary_lines};
+use crate::render::{output, quality_lines, summary::summary_lines};
 
 /// Functions in the summary on the terminal.
 const TOP_FUNCTIONS: usize = 10;
@@ -18,10 +18,13 @@ const TOP_FUNCTIONS: usize = 10;
 /// # Errors
 /// Names the path and the remedy.
 pub fn check_outputs(config: &ProfileConfig) -> Result<()> {
-    let files = config.outputs.iter().filter_map(|output| match &output.destination {
-        Destination::File(path) => Some(path),
-        Destination::Stdout => None,
-    });
+    let files = config
+        .outputs
+        .iter()
+        .filter_map(|output| match &output.destination {
+            Destination::File(path) => Some(path),
+            Destination::Stdout => None,
+        });
     for path in files.chain(&config.stats) {
         output::check_writable(path)?;
     }
@@ -48,7 +51,11 @@ pub fn write(config: &ProfileConfig, finished: &Finished) -> Result<()> {
         })?;
     }
     if let Some(path) = &config.stats {
-        let statistics = Statistics { meta: &profile.meta, quality: &profile.quality, cost };
+        let statistics = Statistics {
+            meta: &profile.meta,
+            quality: &profile.quality,
+            cost,
+        };
         output::write_atomically(path, |writer| {
             serde_json::to_writer_pretty(&mut *writer, &statistics)?;
             writer.write_all(b"\n")
@@ -75,7 +82,10 @@ fn tell(config: &ProfileConfig, finished: &Finished) {
     for out in &config.outputs {
         if let Destination::File(path) = &out.destination {
             text.push_str("wrote ");
-            text.push_str(&crate::render::names::printable(&path.to_string_lossy(), 4096));
+            text.push_str(&crate::render::names::printable(
+                &path.to_string_lossy(),
+                4096,
+            ));
             text.push('\n');
         }
     }

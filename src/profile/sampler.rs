@@ -6,9 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use anyhow::{Context, Result};
 use perf_event_open_sys::bindings::{PERF_FORMAT_TOTAL_TIME_ENABLED, perf_event_attr};
 use perf_event_open_sys::{ioctls, perf_event_open};
+use rustix::io::Errno;
 
-use super::event::{Event, Sampling};
+use super::event::{self, Event, Sampling};
 use crate::bpf::Bpf;
+use crate::preflight;
 
 /// `PERF_FLAG_FD_CLOEXEC`
 const FLAG_FD_CLOEXEC: libc::c_ulong = 8;
@@ -31,23 +33,28 @@ impl Sampler {
         bpf: &mut Bpf,
         program: &str,
         cpus: &[u32],
-        event: &Event,
+        event_name: &str,
         frequency_hz: u64,
     ) -> Result<Self> {
+        let event = event::by_name(event_name)?;
         let mut events = Vec::with_capacity(cpus.len());
         for &cpu in cpus {
-            match open_event(event, frequency_hz, cpu) {
+            match open_event(&event, frequency_hz, cpu) {
                 Ok(descriptor) => events.push(descriptor),
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) && is_offline(cpu) => {
                     tracing::info!(cpu, "offline, not sampled");
                 }
-                Err(error) => return Err(explain(&error, event, frequency_hz, cpu)),
+                Err(error) => return Err(explain(error, event_name)),
             }
         }
         for descriptor in &events {
             bpf.run_on_event(program, descriptor.as_fd())?;
         }
-        Ok(Self { events, frequency_hz, is_wall_clock: event.is_wall_clock() })
+        Ok(Self {
+            events,
+            frequency_hz,
+            is_wall_clock: event.is_wall_clock(),
+        })
     }
 
     /// Number of CPUs that are sampled.
@@ -120,9 +127,8 @@ fn open_event(event: &Event, frequency_hz: u64, cpu: u32) -> io::Result<OwnedFd>
         Sampling::Every(occurrences) => attr.__bindgen_anon_1.sample_period = occurrences,
     }
     // SAFETY: `attr` is initialised and carries its size; pid -1 with a CPU is a valid pair.
-    let descriptor = unsafe {
-        perf_event_open(&raw mut attr, -1, cpu.cast_signed(), -1, FLAG_FD_CLOEXEC)
-    };
+    let descriptor =
+        unsafe { perf_event_open(&raw mut attr, -1, cpu.cast_signed(), -1, FLAG_FD_CLOEXEC) };
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -142,22 +148,12 @@ fn is_offline(cpu: u32) -> bool {
     super::cpus::online_cpus().is_ok_and(|online| !online.contains(&cpu))
 }
 
-fn explain(error: &io::Error, event: &Event, frequency_hz: u64, cpu: u32) -> anyhow::Error {
-    let problem = format!("cannot sample {event:?} on CPU {cpu}: {error}");
-    let remedy = match error.raw_os_error() {
-        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV) => {
-            "this machine does not have the event (virtual machines often lack hardware \
-             counters): leave -e out, the cpu clock is everywhere"
-                .to_owned()
-        }
-        Some(libc::EINVAL) => format!(
-            "is {frequency_hz} Hz above /proc/sys/kernel/perf_event_max_sample_rate? Lower -F"
-        ),
-        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)".to_owned(),
-        Some(libc::EACCES | libc::EPERM) => {
-            "run as root, or with CAP_PERFMON and CAP_BPF".to_owned()
-        }
-        _ => "try another event with -e; `flame --help` lists them".to_owned(),
-    };
-    crate::error::Error::NotAvailable { problem, remedy }.into()
+fn explain(error: io::Error, event: &str) -> anyhow::Error {
+    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    match Errno::from_io_error(&error) {
+        Some(errno) => preflight::explain_perf_error(errno, event, paranoid).into(),
+        None => error.into(),
+    }
 }

@@ -18,7 +18,7 @@ use super::quality;
 use super::sampler::Sampler;
 use super::sideband::{Record, SideBand};
 use super::signals::Signals;
-use super::{cgroup, cpus, event, report};
+use super::{cgroup, cpus, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
 use crate::symbolize::{self, modules::Modules};
@@ -73,8 +73,11 @@ pub struct Finished {
 impl Session {
     fn open(config: &ProfileConfig, command: Option<Command>) -> Result<Self> {
         let online = cpus::online_cpus()?;
-        let sampled: Vec<u32> =
-            online.iter().copied().filter(|cpu| config.cpu.is_none_or(|c| c == *cpu)).collect();
+        let sampled: Vec<u32> = online
+            .iter()
+            .copied()
+            .filter(|cpu| config.cpu.is_none_or(|c| c == *cpu))
+            .collect();
         // The side-band runs before /proc is read, so that nothing falls between the two.
         let sideband = SideBand::open(&online)?;
         let mut bpf = Bpf::load("profile", &settings(config, sampled.len())?)?;
@@ -91,8 +94,13 @@ impl Session {
             }
         }
         bpf.load_perf_event("sample")?;
-        let event = event::by_name(&config.event)?;
-        let sampler = Sampler::open(&mut bpf, "sample", &sampled, &event, config.frequency_hz)?;
+        let sampler = Sampler::open(
+            &mut bpf,
+            "sample",
+            &sampled,
+            &config.event,
+            config.frequency_hz,
+        )?;
         let mut modules = Modules::new();
         let mut processes = Processes::new();
         processes.snapshot(filtered.as_deref(), &mut modules)?;
@@ -145,8 +153,11 @@ impl Session {
     /// Sleeps until a side-band buffer fills, a signal arrives or the time is over. Whether it
     /// was not the time.
     fn wait(&self, signals: &Signals, timeout: Duration) -> Result<bool> {
-        let mut fds: Vec<PollFd<'_>> =
-            self.sideband.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = self
+            .sideband
+            .fds()
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         fds.push(PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN));
         let timeout = Timespec::try_from(timeout).context("duration out of range")?;
         match poll(&mut fds, Some(&timeout)) {
@@ -184,19 +195,20 @@ impl Session {
         }
         attribute::rescan_unmapped(&raw, &mut self.processes, &mut self.modules);
         let queries = attribute::queries(&raw, &self.processes);
-        let options = symbolize::Options { inline: config.inline, ..Default::default() };
+        let options = symbolize::Options {
+            inline: config.inline,
+            ..Default::default()
+        };
         let symbols = symbolize::symbolize(&queries, |id| self.modules.get(id), &options);
-        let tasks = TaskFrames { per_thread: config.per_thread, per_cpu: config.per_cpu };
+        let tasks = TaskFrames {
+            per_thread: config.per_thread,
+            per_cpu: config.per_cpu,
+        };
         let attributed = attribute::attribute(&raw, &self.processes, &symbols, tasks);
 
         let mut profile = attributed.profile;
         profile.meta = meta(config, sampled, self.sampler.cpus());
-        quality::account(
-            &mut profile.quality,
-            &counters,
-            expected,
-            malformed,
-        );
+        quality::account(&mut profile.quality, &counters, expected, malformed);
         profile.quality.unknown =
             quality::unknown_modules(&attributed.unknown, &self.modules, &symbols);
         let cost = quality::Cost::of(&self.bpf);
@@ -220,10 +232,15 @@ fn meta(config: &ProfileConfig, sampled: Duration, cpus: usize) -> Meta {
 /// Sizes the maps for the samples that can come, within bounds; what does not fit travels through
 /// the ring buffer.
 fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
-    let seconds = config.duration.map_or(60.0, |duration| duration.as_secs_f64()).min(3600.0);
+    let seconds = config
+        .duration
+        .map_or(60.0, |duration| duration.as_secs_f64())
+        .min(3600.0);
     let samples = (seconds * config.frequency_hz as f64 * cpus as f64) as u32;
-    let entries = samples.next_power_of_two().clamp(4096, 65536);
-    let ring_bytes = (cpus as u32 * 256 * 1024).next_power_of_two().clamp(1 << 20, 1 << 26);
+    let entries = samples.next_power_of_two().clamp(8192, 65536);
+    let ring_bytes = (cpus as u32 * 256 * 1024)
+        .next_power_of_two()
+        .clamp(1 << 20, 1 << 26);
     let (cgroup_id, cgroup_level) = match &config.cgroup {
         Some(path) => cgroup::id_and_level(path)?,
         None => (0, 0),
@@ -244,4 +261,3 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         .max_entries("kernel_stacks", entries.min(16384))
         .max_entries("whole_samples", ring_bytes))
 }
-

@@ -73,17 +73,14 @@ impl Folded {
         Self { lines }
     }
 
-    /// Asserts that a frame that starts with `caller` calls one that starts with `callee`.
-    pub fn assert_frame_follows(&self, caller: &str, callee: &str) {
+    /// Asserts that a frame that starts with `from` calls one that starts with `to`.
+    pub fn assert_frame_follows(&self, from: &str, to: &str) {
         let follows = |line: &Line| {
             line.frames
                 .windows(2)
-                .any(|pair| pair[0].starts_with(caller) && pair[1].starts_with(callee))
+                .any(|pair| pair[0].starts_with(from) && pair[1].starts_with(to))
         };
-        assert!(
-            self.count(follows) > 0,
-            "{caller} never calls {callee}\n{self}"
-        );
+        assert!(self.count(follows) > 0, "{from} never calls {to}\n{self}");
     }
 
     /// The share of each name among the samples of all of them, in percent.
@@ -109,8 +106,8 @@ impl Folded {
         let exact = self.count(|line| {
             let user = &line.user_frames()[1..];
             user.len() >= chain.len() && {
-                let (start, end) = user.split_at(user.len() - chain.len());
-                end.iter().eq(chain.iter()) && start.iter().all(|frame| is_start_frame(frame))
+                let (below, above) = user.split_at(user.len() - chain.len());
+                above.iter().eq(chain.iter()) && below.iter().all(|frame| is_start_frame(frame))
             }
         });
         assert!(

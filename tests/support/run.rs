@@ -104,7 +104,7 @@ impl Drop for Process {
 }
 
 /// How long a run may take beyond its sampling before it counts as hung.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The `flame` binary under test.
 pub fn flame() -> Command {

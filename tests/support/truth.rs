@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 /// The CPU times that a workload printed, in nanoseconds.
+// Every field is a time: its unit belongs to its name.
+#[allow(clippy::struct_field_names)]
 #[derive(Debug, Default)]
 pub struct Truth {
     /// By function, thread or process name.
