@@ -1,5 +1,8 @@
 //! The picture works in a real browser: zoom, search, reset, light and dark.
 
+// clippy knows test functions, not their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "support/browser.rs"]
 mod browser;
 #[path = "support/profile.rs"]

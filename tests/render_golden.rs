@@ -1,5 +1,8 @@
 //! What the formats write, byte for byte. `FLAME_BLESS=1 cargo test` accepts a change.
 
+// clippy knows test functions, not their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "support/profile.rs"]
 mod profile;
 

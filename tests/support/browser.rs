@@ -1,5 +1,8 @@
-//! A picture in headless Chromium, driven through chromedriver's WebDriver protocol
+//! A picture in headless Chromium, driven through chromedriver's `WebDriver` protocol
 //! (<https://www.w3.org/TR/webdriver2/>).
+
+// Each test crate that includes this file uses a part of it.
+#![allow(dead_code)]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,8 +13,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// The key under which WebDriver wraps a reference to an element.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// The key under which `WebDriver` wraps a reference to an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// The colours a page asks for.
@@ -50,7 +53,8 @@ pub struct Browser {
     driver: Child,
     port: u16,
     session: String,
-    _user_data: tempfile::TempDir,
+    /// Removed when dropped, after the browser has ended.
+    user_data: tempfile::TempDir,
 }
 
 impl Browser {
@@ -68,9 +72,9 @@ impl Browser {
             driver,
             port,
             session: String::new(),
-            _user_data: user_data,
+            user_data,
         };
-        let data_dir = format!("--user-data-dir={}", browser._user_data.path().display());
+        let data_dir = format!("--user-data-dir={}", browser.user_data.path().display());
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "goog:chromeOptions": {"args": [
                 "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
@@ -82,7 +86,7 @@ impl Browser {
             "unhandledPromptBehavior": "ignore",
         }}});
         let session = browser.request("POST", "/session", &capabilities);
-        browser.session = session["sessionId"].as_str().unwrap().to_owned();
+        browser.session = session["sessionId"].as_str().unwrap().into();
         let url = format!("file://{}", file.canonicalize().unwrap().display());
         browser.post("/url", &json!({ "url": url }));
         // inferno lays the picture out in a timer after the page has loaded.

@@ -37,6 +37,16 @@ pub fn from_stacks(stacks: &[(Vec<Named<'_>>, u64)]) -> Profile {
 /// What a few seconds of a database, a C++ server and a JIT could look like: every kind of frame,
 /// every kind of loss, and names that try to break out.
 pub fn mixed() -> Profile {
+    Profile {
+        meta: meta(),
+        quality: quality(),
+        ..from_stacks(&mixed_stacks())
+    }
+}
+
+// A table.
+#[allow(clippy::too_many_lines)]
+fn mixed_stacks() -> Vec<(Vec<Named<'static>>, u64)> {
     use FrameKind::{Inlined, Jit, Kernel, Task, Unknown, User};
     let postgres = || -> Vec<Named<'static>> {
         vec![
@@ -76,7 +86,7 @@ pub fn mixed() -> Profile {
             ),
         ]
     };
-    let mut profile = from_stacks(&[
+    vec![
         (exec(), 120),
         (
             with(
@@ -138,8 +148,11 @@ pub fn mixed() -> Profile {
             15,
         ),
         (vec![("rare", Task), ("too_narrow_to_draw", User)], 1),
-    ]);
-    profile.meta = Meta {
+    ]
+}
+
+fn meta() -> Meta {
+    Meta {
         command_line: "flame -p 101,102 30 -o out.svg --title='<script>]]>'".into(),
         host: "db-1".into(),
         kernel: "6.12.48".into(),
@@ -147,8 +160,11 @@ pub fn mixed() -> Profile {
         frequency_hz: 99,
         event: "cpu-clock".into(),
         cpus: 2,
-    };
-    profile.quality = Quality {
+    }
+}
+
+fn quality() -> Quality {
+    Quality {
         expected: Some(994),
         taken: 993,
         recorded: 766,
@@ -172,6 +188,5 @@ pub fn mixed() -> Profile {
                 remedy: "let the runtime write a perf map (node --perf-basic-prof)".into(),
             },
         ],
-    };
-    profile
+    }
 }
