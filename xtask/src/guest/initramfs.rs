@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use object::{Object, ObjectSegment as _};
 
 use super::checks::CHECKS;
 use super::command::run;
