@@ -1,5 +1,8 @@
 //! Names of code in files that this test compiles itself, and in the machine's own.
 
+// A helper of a test fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,7 +11,7 @@ use std::process::Command;
 use flame::profile::model::{Frame, FrameKind};
 use flame::symbolize::modules::{Module, ModuleId};
 use flame::symbolize::{Options, Queries, Symbols, symbolize};
-use object::{Object, ObjectSegment};
+use object::{Object, ObjectSection, ObjectSegment};
 
 /// Runs a tool; `None` (and a word on why) when it is not installed.
 fn run(tool: &str, args: &[&str]) -> Option<String> {
@@ -290,12 +293,9 @@ fn stripped(bench: &Workbench, debug_file: &str, flags: &[&str]) -> Option<[u64;
 fn build_id(path: &Path) -> String {
     let data = std::fs::read(path).unwrap();
     let file = object::File::parse(&*data).unwrap();
-    file.build_id()
-        .unwrap()
-        .unwrap()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let id = file.build_id().unwrap().unwrap();
+    let digits: Vec<String> = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 #[test]
@@ -673,7 +673,120 @@ fn names_agree_with_nm_on_the_machines_own_files() {
             cross_check(path, path, true);
         }
     }
+}
+
+#[test]
+fn dwarf_chains_agree_with_addr2line() {
     // This very test: a Rust program with symbols and DWARF.
+    let path = std::env::current_exe().unwrap();
+    let data = std::fs::read(&path).unwrap();
+    let file = object::File::parse(&*data).unwrap();
+    let text = file.section_by_name(".text").unwrap();
+    let (start, size) = (text.address(), text.size());
+    let vaddrs: Vec<u64> = numbers(11).map(|n| start + n % size).take(2000).collect();
+    let list: Vec<String> = vaddrs.iter().map(|vaddr| format!("{vaddr:#x}")).collect();
+    let bench = Workbench::new();
+    std::fs::write(bench.path("list"), list.join("\n")).unwrap();
+    let at = format!("@{}", bench.arg("list"));
+    let Some(listing) = run("addr2line", &["-afi", "-e", path.to_str().unwrap(), &at]) else {
+        return;
+    };
+    // Per address: a line with it, then pairs of function (innermost first) and place.
+    let blocks = listing.split("0x").skip(1).map(|block| {
+        block
+            .lines()
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    });
+    let got = names_of(&path, &vaddrs, true);
+    let (mut compared, mut equal, mut inlined) = (0, 0, 0);
+    for (frames, mut wanted) in got.iter().zip(blocks) {
+        wanted.reverse();
+        if wanted.iter().any(|name| name == "??") || frames[0].kind == FrameKind::Unknown {
+            continue;
+        }
+        compared += 1;
+        inlined += frames.len() - 1;
+        let shown: Vec<_> = wanted
+            .iter()
+            .map(|name| flame::symbolize::names::display_name(name))
+            .collect();
+        equal += u32::from(frames.iter().map(|frame| &frame.name).eq(&shown));
+    }
+    assert!(
+        compared > 1000 && inlined > 100,
+        "{compared} compared, {inlined} inlined"
+    );
+    // binutils takes another one of several functions folded into one, and skips frames
+    // whose ranges a compiler described in pieces.
+    assert!(equal * 100 >= compared * 97, "{equal} of {compared} agree");
+    eprintln!("{equal} of {compared} chains agree with addr2line, {inlined} inlined frames");
+}
+
+/// Names a file's code at all its places; must neither panic nor hang.
+fn survives(data: &[u8], bench: &Workbench) {
+    let path = bench.path("hostile");
+    std::fs::write(&path, data).unwrap();
+    let Ok(file) = File::open(&path) else { return };
+    let module = Module {
+        path,
+        device_inode: (0, 0),
+        file: Some(file),
+        root: None,
+    };
+    let offsets: Vec<u64> = (0..data.len() as u64 + 64).step_by(97).collect();
+    let id = ModuleId(0);
+    let queries = Queries {
+        files: HashMap::from([(id, offsets.clone())]),
+        ..Queries::default()
+    };
+    for inline in [false, true] {
+        let options = Options {
+            inline,
+            debug_dirs: Vec::new(),
+        };
+        let symbols = symbolize(&queries, |_| &module, &options);
+        assert!(
+            offsets
+                .iter()
+                .all(|offset| !symbols.files[&(id, *offset)].is_empty())
+        );
+    }
+}
+
+#[test]
+fn damaged_files_cost_names_and_nothing_else() {
+    use proptest::prelude::*;
+    let bench = Workbench::new();
+    let flags = ["-O1", "-g", "-nostdlib", "-shared", "-fPIC"];
+    let Some(library) = bench.build("gcc", "prog.c", C, &flags) else {
+        return;
+    };
+    let good = std::fs::read(library).unwrap();
+    let size = good.len();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    // Headers are hit more often than their share of the file.
+    let place = prop_oneof![0..size, 0..64_usize, size - 2048..size];
+    let damage = proptest::collection::vec((place, any::<u8>()), 0..24);
+    let strategy = (damage, proptest::option::weighted(0.3, 0..size));
+    runner
+        .run(&strategy, |(damage, length)| {
+            let mut bytes = good.clone();
+            for (place, value) in damage {
+                bytes[place] = value;
+            }
+            bytes.truncate(length.unwrap_or(size));
+            survives(&bytes, &bench);
+            Ok(())
+        })
+        .unwrap();
+    survives(&[], &bench);
 }
 
 #[test]
@@ -714,4 +827,62 @@ fn kernel_symbols() {
     assert_eq!(got(end + 16), ("[unknown]".to_owned(), FrameKind::Unknown));
     assert_eq!(got(1), ("[unknown]".to_owned(), FrameKind::Unknown));
     assert_eq!(symbols.kernel_problem, None);
+}
+
+#[test]
+fn a_debug_link_to_a_fifo_does_not_make_us_wait() {
+    let bench = Workbench::new();
+    let Some(vaddrs) = stripped(&bench, "prog.debug", &["-O1", "-g"]) else {
+        return;
+    };
+    let link = format!("--add-gnu-debuglink={}", bench.arg("prog.debug"));
+    run("objcopy", &[&link, &bench.arg("prog")]);
+    std::fs::remove_file(bench.path("prog.debug")).unwrap();
+    run("mkfifo", &[&bench.arg("prog.debug")]);
+    for inline in [false, true] {
+        let got = names_of(&bench.path("prog"), &vaddrs, inline);
+        assert_eq!(got[0][0].kind, FrameKind::Unknown);
+    }
+}
+
+#[test]
+fn the_vdso_has_names() {
+    use std::io::{Read, Seek, SeekFrom, Write};
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let Some(line) = maps.lines().find(|line| line.ends_with("[vdso]")) else {
+        eprintln!("skipped: this kernel maps no vDSO");
+        return;
+    };
+    let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+    let (start, end) = (
+        u64::from_str_radix(start, 16).unwrap(),
+        u64::from_str_radix(end, 16).unwrap(),
+    );
+    let mut memory = File::open("/proc/self/mem").unwrap();
+    memory.seek(SeekFrom::Start(start)).unwrap();
+    let mut image = vec![0; (end - start) as usize];
+    memory.read_exact(&mut image).unwrap();
+    let memory = rustix::fs::memfd_create("vdso", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let mut file = File::from(memory);
+    file.write_all(&image).unwrap();
+    let vdso = object::File::parse(&*image).unwrap();
+    let symbol = object::Object::dynamic_symbols(&vdso)
+        .find(|symbol| object::ObjectSymbol::name(symbol) == Ok("__vdso_clock_gettime"))
+        .unwrap();
+    let vaddr = object::ObjectSymbol::address(&symbol);
+    let module = Module {
+        path: "[vdso]".into(),
+        device_inode: (0, 0),
+        file: Some(file),
+        root: None,
+    };
+    let id = ModuleId(0);
+    let queries = Queries {
+        files: HashMap::from([(id, vec![vaddr, vaddr + 2])]),
+        ..Queries::default()
+    };
+    let symbols = symbolize(&queries, |_| &module, &Options::default());
+    // One address, two names: the plain one is an alias.
+    let got = chain(&symbols.files[&(id, vaddr + 2)]);
+    assert!(got.ends_with("clock_gettime"), "{got}");
 }

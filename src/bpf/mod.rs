@@ -283,7 +283,7 @@ fn explain(error: anyhow::Error, doing: &str) -> anyhow::Error {
     let errno = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .find_map(|cause| Errno::from_io_error(cause));
+        .find_map(Errno::from_io_error);
     match errno {
         Some(errno) => {
             let release = rustix::system::uname()

@@ -157,8 +157,11 @@ pub struct Attributed {
     /// Named stacks and counts.
     pub profile: Profile,
     /// Frames without a name, weighted by samples.
-    pub unknown: HashMap<UnknownIn, u64>,
+    pub unknown: UnknownFrames,
 }
+
+/// Nameless frames by place, weighted by samples.
+pub type UnknownFrames = HashMap<UnknownIn, u64>;
 
 /// Where a nameless frame was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -181,7 +184,7 @@ struct Builder<'a> {
     profile: Profile,
     frame_ids: HashMap<Frame, FrameId>,
     stack_ids: HashMap<Box<[FrameId]>, usize>,
-    unknown: HashMap<UnknownIn, u64>,
+    unknown: UnknownFrames,
     too_deep: u64,
     broken: u64,
 }

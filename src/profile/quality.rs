@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::abi::Counters;
-use super::attribute::UnknownIn;
+use super::attribute::{UnknownFrames, UnknownIn};
 use super::config::{ProfileConfig, Targets};
 use super::model::{Quality, UnknownModule};
 use crate::bpf::Bpf;
@@ -51,7 +51,7 @@ fn non_zero(counts: &[(&'static str, u64)]) -> Vec<(&'static str, u64)> {
 /// Nameless frames by module with what would help, most frequent first.
 #[must_use]
 pub fn unknown_modules(
-    unknown: &HashMap<UnknownIn, u64>,
+    unknown: &UnknownFrames,
     modules: &Modules,
     symbols: &Symbols,
 ) -> Vec<UnknownModule> {

@@ -135,7 +135,9 @@ impl Session {
             {
                 break;
             }
-            let left = config.duration.map_or(TICK, |duration| duration - elapsed);
+            let left = config
+                .duration
+                .map_or(TICK, |duration| duration.saturating_sub(elapsed));
             let woken_early = self.wait(signals, left.min(TICK))?;
             self.drain()?;
             progress.update(start.elapsed());

@@ -20,6 +20,9 @@ use super::stable_file::StableFile;
 /// The debug directory of every distribution.
 pub const DEFAULT_DEBUG_DIR: &str = "/usr/lib/debug";
 
+/// The longest hash in use is SHA-512.
+const BUILD_ID_BYTES_MAX: usize = 64;
+
 /// A debug file that was checked to belong to its module.
 #[derive(Debug)]
 pub struct DebugFile {
@@ -45,15 +48,10 @@ pub fn find(module: &Module, image: &Image, debug_dirs: &[PathBuf]) -> Option<De
 
 /// Where a file with this image's build id belongs, relative to a root.
 fn build_id_paths<'a>(image: &Image, dirs: &'a [PathBuf]) -> impl Iterator<Item = PathBuf> + 'a {
-    // Two bytes make a path; anything shorter than a hash is bogus.
     let name = match image.build_id.split_first() {
+        // Two bytes make a path; anything shorter than a hash is bogus.
         Some((first, rest)) if rest.len() >= 7 => {
-            let mut name = format!(".build-id/{first:02x}/");
-            for byte in rest {
-                // Writing to a String cannot fail.
-                let _ = write!(name, "{byte:02x}");
-            }
-            Some(name + ".debug")
+            Some(format!(".build-id/{first:02x}/{}.debug", hex(rest)))
         }
         _ => None,
     };
@@ -86,6 +84,18 @@ fn link_paths(
         paths.extend(debug_dirs.iter().map(|dir| dir.join(inside).join(link)));
     }
     paths.into_iter()
+}
+
+/// Bytes as hexadecimal digits, no more than a build id has.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .take(BUILD_ID_BYTES_MAX)
+        .fold(String::new(), |mut digits, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(digits, "{byte:02x}");
+            digits
+        })
 }
 
 fn open_checked(

@@ -90,8 +90,8 @@ pub fn symbolize<'a>(
                     .file_problems
                     .extend(problem.map(|problem| (id, problem)));
             }
-            Outcome::PerfMap(id, named, problem) => {
-                let named = named.into_iter();
+            Outcome::PerfMap(id, addresses, problem) => {
+                let named = addresses.into_iter();
                 symbols
                     .anonymous
                     .extend(named.map(|(address, frames)| ((id, address), frames)));
@@ -113,20 +113,20 @@ fn jobs<'a>(queries: &'a Queries, modules: impl Fn(ModuleId) -> &'a Module) -> V
         let module = modules(*id);
         let file_bytes = module.file.as_ref().and_then(|file| file.metadata().ok());
         let file_bytes = file_bytes.map_or(0, |metadata| metadata.len());
-        let shared = Arc::new(SharedModule {
+        let opening = Arc::new(SharedModule {
             id: *id,
             module,
             opened: OnceLock::new(),
         });
-        let shares = if offsets.len() < SPLIT_ADDRESSES_MIN {
+        let parts = if offsets.len() < SPLIT_ADDRESSES_MIN {
             1
         } else {
             threads
         };
-        for share in offsets.chunks(offsets.len().div_ceil(shares).max(1)) {
+        for part in offsets.chunks(offsets.len().div_ceil(parts).max(1)) {
             // Opening a file is work that grows with it; 64 KiB are about one address.
-            let cost = share.len() as u64 + (file_bytes >> 16);
-            jobs.push((cost, Job::Module(Arc::clone(&shared), share.to_vec())));
+            let cost = part.len() as u64 + (file_bytes >> 16);
+            jobs.push((cost, Job::Module(Arc::clone(&opening), part.to_vec())));
         }
     }
     for (owner, addresses) in &queries.anonymous {

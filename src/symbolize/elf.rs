@@ -32,6 +32,8 @@ pub struct CodeSection {
 }
 
 /// A summary of one ELF file.
+// Each flag is the answer to one question about the file; they are not states of anything.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Image {
     loads: Vec<Load>,

@@ -106,10 +106,7 @@ impl ElfNames {
                 .to_owned();
         }
         let name = names::module_name(&self.path);
-        let mut build_id = String::new();
-        for byte in self.image.build_id.iter().take(20) {
-            build_id.push_str(&format!("{byte:02x}"));
-        }
+        let build_id = debug_files::hex(&self.image.build_id);
         if build_id.is_empty() {
             return format!("stripped, without a build id: build {name} without stripping it");
         }

@@ -169,7 +169,7 @@ fn unknown() -> Box<[Frame]> {
     }])
 }
 
-/// One line of kallsyms: `ffffffff81000000 T _stext` or `… t nf_hook	[nf_tables]`.
+/// One line of kallsyms: `ffffffff81000000 T _stext` or `… t nf_hook [nf_tables]`.
 struct Line<'a> {
     start: u64,
     kind: u8,

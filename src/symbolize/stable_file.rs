@@ -43,15 +43,13 @@ impl StableFile {
         let own = File::from(rustix::fs::open(fd_path(file), flags, Mode::empty())?);
         let owned_by_us = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
         let trusted = owned_by_us && metadata.mode() & 0o022 == 0;
-        let own = if lease(&own) {
-            own
-        } else if metadata.len() <= COPY_BYTES_MAX {
-            copy(&own, metadata.len())?
-        } else if trusted {
-            // Who could shrink it needs no such trick to stop us.
-            own
-        } else {
-            return Err(io::Error::other("another process may be changing it"));
+        let own = match lease(&own) {
+            Ok(()) => own,
+            // Not ours to lease, for want of CAP_LEASE; who could shrink it needs no such trick.
+            Err(error) if trusted && error.kind() == io::ErrorKind::PermissionDenied => own,
+            Err(_) if metadata.len() <= COPY_BYTES_MAX => copy(&own, metadata.len())?,
+            Err(_) if trusted => own,
+            Err(_) => return Err(io::Error::other("another process may be changing it")),
         };
         // SAFETY: the length cannot change while mapped: the lease holds truncation back, the
         // copy is ours alone, and a file without either is changed by root or us only. Changing
@@ -88,13 +86,18 @@ fn fd_path(file: &File) -> PathBuf {
 }
 
 /// Takes a read lease on an open file description; it ends with the description.
-fn lease(file: &File) -> bool {
+fn lease(file: &File) -> io::Result<()> {
     let fd = file.as_raw_fd();
     // SAFETY: both commands take plain integers and the descriptor is open. The signal is set
     // first: the default, SIGIO, would end us when the lease is broken; SIGURG is ignored.
-    unsafe {
+    let leased = unsafe {
         libc::fcntl(fd, F_SETSIG, libc::SIGURG) == 0
             && libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0
+    };
+    if leased {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -405,10 +405,14 @@ proptest! {
             let time = (index as u64 + 1) * T;
             timeline.map(A, file(index as u32, places[index] << 12, (places[index] + 2) << 12, time));
         };
-        order.iter().for_each(|index| apply(&mut sorted, *index));
+        for index in &order {
+            apply(&mut sorted, *index);
+        }
         let swap = swap % (places.len() - 1);
         order.swap(swap, swap + 1);
-        order.iter().for_each(|index| apply(&mut swapped, *index));
+        for index in &order {
+            apply(&mut swapped, *index);
+        }
         for time in 1..=places.len() as u64 {
             for place in 0..7 {
                 let at = |timeline: &Timeline| module_at(timeline, A, place << 12, time * T);
