@@ -93,12 +93,7 @@ fn wanted(versions: &[String]) -> Result<Vec<&'static Kernel>> {
     versions.iter().map(find).collect()
 }
 
-fn run_one(
-    kernel: &Kernel,
-    guest: &Path,
-    programs: &Programs,
-    options: &Options,
-) -> Result<Guest> {
+fn run_one(kernel: &Kernel, guest: &Path, programs: &Programs, options: &Options) -> Result<Guest> {
     let unpacked = kernel.obtain(guest, options.mirror.as_deref())?;
     let run = guest.join("runs").join(kernel.version);
     if run.exists() {
@@ -209,7 +204,11 @@ fn conclude(columns: &[Column]) -> Result<()> {
         Ok(guest) => guest.cells.iter().any(Result::is_err),
         Err(_) => true,
     };
-    let failed: Vec<_> = columns.iter().filter(has_failed).map(|column| column.version).collect();
+    let failed: Vec<_> = columns
+        .iter()
+        .filter(has_failed)
+        .map(|column| column.version)
+        .collect();
     if failed.is_empty() {
         return Ok(());
     }

@@ -103,12 +103,7 @@ impl Plan {
     }
 }
 
-fn load(
-    bytes: &[u8],
-    plan: &Plan,
-    switches_on: bool,
-    btf: &Btf,
-) -> Result<Vec<(String, Verdict)>> {
+fn load(bytes: &[u8], plan: &Plan, switches_on: bool, btf: &Btf) -> Result<Vec<(String, Verdict)>> {
     let one = 1_u64.to_le_bytes();
     let mut loader = EbpfLoader::new();
     loader.btf(Some(btf));
@@ -143,7 +138,12 @@ fn verify(name: &str, program: &mut Program, plan: &Plan, btf: &Btf) -> Result<(
         Program::FEntry(program) => program.load(plan.hook(name)?, btf)?,
         Program::FExit(program) => program.load(plan.hook(name)?, btf)?,
         Program::Iter(program) => program.load(plan.hook(name)?, btf)?,
-        other => return Err(anyhow!("{name}: nobody loads a {:?} yet", other.prog_type())),
+        other => {
+            return Err(anyhow!(
+                "{name}: nobody loads a {:?} yet",
+                other.prog_type()
+            ));
+        }
     }
     Ok(())
 }
@@ -151,9 +151,7 @@ fn verify(name: &str, program: &mut Program, plan: &Plan, btf: &Btf) -> Result<(
 fn is_missing_hook(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref::<ProgramError>(),
-        Some(ProgramError::Btf(
-            aya::BtfError::UnknownBtfTypeName { .. }
-        ))
+        Some(ProgramError::Btf(aya::BtfError::UnknownBtfTypeName { .. }))
     )
 }
 

@@ -83,7 +83,10 @@ fn three_functions(outcome: &Outcome) -> Result<String> {
     for function in functions {
         run.has_chain(&["main", "work", function])?;
     }
-    Ok(format!("{} samples, shares within {worst:.1} points", run.total()))
+    Ok(format!(
+        "{} samples, shares within {worst:.1} points",
+        run.total()
+    ))
 }
 
 fn kernel_frames(outcome: &Outcome) -> Result<String> {
@@ -91,7 +94,12 @@ fn kernel_frames(outcome: &Outcome) -> Result<String> {
     run.has_chain(&["main", "work", "read_zeros"])?;
     let in_kernel = run.count(|stack| {
         let caller = stack.iter().position(|frame| frame == "read_zeros");
-        caller.is_some_and(|at| stack.iter().skip(at + 1).any(|frame| is_named_kernel(frame)))
+        caller.is_some_and(|at| {
+            stack
+                .iter()
+                .skip(at + 1)
+                .any(|frame| is_named_kernel(frame))
+        })
     });
     let reading = run.count(|stack| stack.iter().any(|frame| frame == "read_zeros"));
     ensure!(
@@ -99,8 +107,13 @@ fn kernel_frames(outcome: &Outcome) -> Result<String> {
         "only {in_kernel} of {reading} samples of read_zeros have named kernel frames"
     );
     let nameless = run.count(|stack| stack.iter().any(|frame| is_nameless_kernel(frame)));
-    ensure!(nameless * 50 <= run.total(), "{nameless} samples have kernel frames without a name");
-    Ok(format!("{in_kernel} of {reading} samples with named kernel frames"))
+    ensure!(
+        nameless * 50 <= run.total(),
+        "{nameless} samples have kernel frames without a name"
+    );
+    Ok(format!(
+        "{in_kernel} of {reading} samples with named kernel frames"
+    ))
 }
 
 fn is_named_kernel(frame: &str) -> bool {
@@ -114,10 +127,19 @@ fn is_nameless_kernel(frame: &str) -> bool {
 fn succeeded(outcome: &Outcome) -> Result<()> {
     let status = outcome.status;
     let said = || {
-        let lines: Vec<_> = outcome.stdout.lines().chain(outcome.stderr.lines()).collect();
+        let lines: Vec<_> = outcome
+            .stdout
+            .lines()
+            .chain(outcome.stderr.lines())
+            .collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
     };
-    ensure!(status == Some(0), "exit status {}\n{}", status.unwrap_or(-1), said());
+    ensure!(
+        status == Some(0),
+        "exit status {}\n{}",
+        status.unwrap_or(-1),
+        said()
+    );
     Ok(())
 }
 
@@ -139,13 +161,16 @@ impl Run {
                 let truth: serde_json::Value = serde_json::from_str(line)?;
                 let times = truth["cpu_ns"].as_object().context("no cpu_ns")?;
                 for (name, ns) in times {
-                    run.truth.insert(name.clone(), ns.as_f64().context("no number")?);
+                    run.truth
+                        .insert(name.clone(), ns.as_f64().context("no number")?);
                 }
                 continue;
             }
             let (stack, count) = line.rsplit_once(' ').context("not a folded stack")?;
             let frames = stack.split(';').map(str::to_owned).collect();
-            let count = count.parse().with_context(|| format!("not a folded stack: {line}"))?;
+            let count = count
+                .parse()
+                .with_context(|| format!("not a folded stack: {line}"))?;
             run.stacks.push((frames, count));
         }
         ensure!(run.total() > 50, "only {} samples", run.total());
@@ -184,10 +209,16 @@ impl Run {
             .map(|name| self.count(|frames| frames.iter().any(|frame| frame == name)))
             .collect();
         let sampled: u64 = samples.iter().sum();
-        let spent: f64 = functions.iter().filter_map(|name| self.truth.get(*name)).sum();
+        let spent: f64 = functions
+            .iter()
+            .filter_map(|name| self.truth.get(*name))
+            .sum();
         let mut worst: f64 = 0.0;
         for (name, count) in functions.iter().zip(samples) {
-            let truth = self.truth.get(*name).with_context(|| format!("no truth of {name}"))?;
+            let truth = self
+                .truth
+                .get(*name)
+                .with_context(|| format!("no truth of {name}"))?;
             let measured = count as f64 / sampled.max(1) as f64;
             worst = worst.max(100.0 * (measured - truth / spent).abs());
         }
@@ -204,7 +235,9 @@ impl Run {
         let mut stacks: Vec<_> = self.stacks.iter().collect();
         stacks.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let lines = stacks.iter().take(12);
-        let lines: Vec<_> = lines.map(|(frames, count)| format!("{} {count}", frames.join(";"))).collect();
+        let lines: Vec<_> = lines
+            .map(|(frames, count)| format!("{} {count}", frames.join(";")))
+            .collect();
         lines.join("\n")
     }
 }

@@ -160,7 +160,8 @@ fn downloaded(folder: &Path, package: &str) -> Result<PathBuf> {
         .into_iter()
         .find(|deb| {
             let name = deb.file_name().unwrap_or_default().to_string_lossy();
-            name.split_once('_').is_some_and(|(name, _)| name == package)
+            name.split_once('_')
+                .is_some_and(|(name, _)| name == package)
         })
         .ok_or_else(|| anyhow!("apt-get left no file for {package}"))
 }
@@ -186,7 +187,10 @@ fn unpack(folder: &Path) -> Result<()> {
         fs::remove_dir_all(&partial)?;
     }
     for deb in debs(folder)? {
-        run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&partial))?;
+        run(Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&deb)
+            .arg(&partial))?;
     }
     fs::rename(&partial, &tree)?;
     Ok(())

@@ -35,10 +35,15 @@ impl Machine<'_> {
     /// When it cannot start, hangs, or ends without a complete report.
     pub fn boot(&self) -> Result<Report> {
         let report = self.run.join("report.txt");
-        let mut guest = self.command(&report).stdin(Stdio::null()).stdout(Stdio::null())
+        let mut guest = self
+            .command(&report)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(File::create(self.run.join("qemu.log"))?)
             .spawn()
-            .context("cannot run qemu-system-x86_64\n  remedy: install the package qemu-system-x86")?;
+            .context(
+                "cannot run qemu-system-x86_64\n  remedy: install the package qemu-system-x86",
+            )?;
         let deadline = Instant::now() + TIMEOUT;
         let status = loop {
             if let Some(status) = guest.try_wait()? {

@@ -90,7 +90,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         return Ok(fs::read(path)?);
     }
     let output = Command::new("xz").arg("-dc").arg(path).output()?;
-    ensure!(output.status.success(), "xz cannot unpack {}", path.display());
+    ensure!(
+        output.status.success(),
+        "xz cannot unpack {}",
+        path.display()
+    );
     Ok(output.stdout)
 }
 

@@ -83,7 +83,10 @@ mod tests {
         );
         assert_eq!(report.kernel, "6.1.0");
         let a = &report.outcomes["a"];
-        assert_eq!((a.stdout.as_str(), a.stderr.as_str()), ("x;y 3\n\n", "warning\n"));
+        assert_eq!(
+            (a.stdout.as_str(), a.stderr.as_str()),
+            ("x;y 3\n\n", "warning\n")
+        );
         assert_eq!(a.status, Some(3));
         assert_eq!(report.outcomes["b"].status, Some(0));
         assert!(report.is_complete);
