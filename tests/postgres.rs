@@ -6,10 +6,16 @@
 
 mod support;
 
+#[path = "support/browser.rs"]
+// The picture's own tests use the rest of it.
+#[allow(dead_code)]
+mod browser;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use browser::Browser;
 use support::postgres::Postgres;
 use support::run::{Finished, Process, flame};
 use support::{can_sample_with, sampling_turn, target_folder};
@@ -65,8 +71,29 @@ fn the_command_of_the_title_draws_postgres() {
         svg.contains("entry_SYSCALL_64"),
         "no kernel frames in the picture"
     );
-    // Kept for a look, and for the browser.
-    std::fs::write(target_folder().join("postgres.svg"), svg).unwrap();
+    if browser::available() {
+        assert_browsable(&folder.path().join("out.svg"), &named);
+    }
+}
+
+/// Zoom, search and a screenshot of the picture in a real browser, without a script error.
+fn assert_browsable(svg: &Path, functions: &[&str]) {
+    let page = Browser::open(svg);
+    let drawn = functions.iter().find(|function| page.has_frame(function));
+    let function = drawn.unwrap_or_else(|| panic!("none of {functions:?} is drawn"));
+    let (before, after) = page.zoom(function);
+    assert!(
+        after > before,
+        "zooming on {function}: {before} pixels, then {after}"
+    );
+    page.reset_zoom();
+    let matched_pct = page.search(&format!("^{function}"));
+    assert!(
+        matched_pct > 0.0 && matched_pct < 100.0,
+        "{function}: {matched_pct} %"
+    );
+    page.screenshot(&target_folder().join("screenshots/postgres.png"));
+    assert_eq!(page.script_errors(), [""; 0]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod collect;
 pub mod command;
 pub mod config;
 pub mod cpus;
+pub mod event;
 pub mod model;
 pub mod processes;
 pub mod progress;

@@ -20,6 +20,12 @@ impl Line {
             .count();
         &self.frames[..self.frames.len() - kernel]
     }
+
+    /// The user functions that were really called, without those inlined into them (`_[i]`).
+    pub fn called(&self) -> Vec<&str> {
+        let user = self.user_frames().iter().map(String::as_str);
+        user.filter(|frame| !frame.ends_with("_[i]")).collect()
+    }
 }
 
 /// A folded file.
@@ -95,7 +101,7 @@ impl Folded {
             .collect()
     }
 
-    /// Asserts that the stacks through the last frame of `chain` are that chain and nothing else:
+    /// Asserts that the calls through the last frame of `chain` are that chain and nothing else:
     /// between the task and the chain there may be only the frames of a process's or thread's start.
     ///
     /// One sample in a hundred may miss a caller: between a call and the end of the prologue the
@@ -104,10 +110,10 @@ impl Folded {
         let leaf = chain.last().expect("a chain has a leaf");
         let through_leaf = self.count_frame(leaf);
         let exact = self.count(|line| {
-            let user = &line.user_frames()[1..];
-            user.len() >= chain.len() && {
-                let (below, above) = user.split_at(user.len() - chain.len());
-                above.iter().eq(chain.iter()) && below.iter().all(|frame| is_start_frame(frame))
+            let called = &line.called()[1..];
+            called.len() >= chain.len() && {
+                let (below, above) = called.split_at(called.len() - chain.len());
+                above == chain && below.iter().all(|frame| is_start_frame(frame))
             }
         });
         assert!(

@@ -144,10 +144,12 @@ fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
 }
 
 /// Counts samples and notes their time span beside the stacks.
+// Not `min(nsecs)`: 0.17 prints nothing for it.
 fn bpftrace_script(frequency_hz: u64) -> String {
     format!(
         "profile:hz:{frequency_hz} {{ \
-           @taken = count(); @first_ns = min(nsecs); @last_ns = max(nsecs); \
+           if (@first_ns == 0) {{ @first_ns = nsecs; }} \
+           @taken = count(); @last_ns = max(nsecs); \
            @stacks[kstack, ustack, comm] = count(); }}"
     )
 }
