@@ -3,7 +3,7 @@
 //! Each object is loaded twice: as it is, and with all its switches on. The verifier leaves out
 //! code behind a constant that is false, so that one load alone would prove only half.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,32 +15,50 @@ use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 /// Loads the objects and prints a line for each program: object, switches, program, result.
 ///
 /// # Errors
-/// When a program was refused; the verifier's log is then on stdout in full.
+/// When a program was refused and has no twin that is accepted; the verifier's log is then on
+/// stdout in full.
 pub fn run(objects: &[PathBuf]) -> Result<()> {
     let btf = Btf::from_sys_fs().context("this kernel has no BTF")?;
-    let mut refused = 0;
+    let mut refused = Vec::new();
     for path in objects {
         let bytes = fs::read(path).with_context(|| path.display().to_string())?;
         let plan = Plan::read(&bytes).with_context(|| path.display().to_string())?;
+        let object = object_name(path);
         for switches_on in [false, true] {
-            let name = object_name(path);
             let switches = if switches_on { "on" } else { "off" };
             match load(&bytes, &plan, switches_on, &btf) {
                 Ok(verdicts) => {
-                    for (program, verdict) in verdicts {
-                        refused += usize::from(matches!(verdict, Verdict::Refused(_)));
-                        println!("{name} switches={switches} {program} {verdict}");
+                    for (program, verdict) in &verdicts {
+                        println!("{object} switches={switches} {program} {verdict}");
                     }
+                    let names = refused_families(&verdicts).into_iter();
+                    refused.extend(names.map(|name| format!("{object} {name} ({switches})")));
                 }
                 Err(error) => {
-                    refused += 1;
-                    println!("{name} switches={switches} * refused\n{error:#}");
+                    refused.push(format!("{object} ({switches})"));
+                    println!("{object} switches={switches} * refused\n{error:#}");
                 }
             }
         }
     }
-    ensure!(refused == 0, "{refused} refused");
+    ensure!(refused.is_empty(), "refused: {}", refused.join(", "));
     Ok(())
+}
+
+/// The hooks for which this kernel accepts no program. Twins of one hook, for kernels that hand it
+/// other arguments, are called `hook` and `hook_with_more`; a kernel accepts one of them.
+fn refused_families(verdicts: &[(String, Verdict)]) -> BTreeSet<&str> {
+    let mut refused = BTreeSet::new();
+    let mut accepted = BTreeSet::new();
+    for (program, verdict) in verdicts {
+        let family = program.split("_with_").next().unwrap_or(program);
+        match verdict {
+            Verdict::Refused(_) => refused.insert(family),
+            Verdict::Accepted(_) => accepted.insert(family),
+            Verdict::NoSuchHook => continue,
+        };
+    }
+    &refused - &accepted
 }
 
 /// What the kernel said of a program.
@@ -162,4 +180,22 @@ fn instructions(program: &Program) -> Option<u32> {
 fn object_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.trim_end_matches(".bpf.o").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Verdict, refused_families};
+
+    #[test]
+    fn one_accepted_twin_is_enough() {
+        let verdicts = [
+            ("issue", Verdict::Accepted(None)),
+            ("issue_with_queue", Verdict::Refused("arg1".into())),
+            ("start", Verdict::NoSuchHook),
+            ("done", Verdict::Refused("arg0".into())),
+            ("done_with_queue", Verdict::NoSuchHook),
+        ]
+        .map(|(program, verdict)| (program.to_owned(), verdict));
+        assert_eq!(Vec::from_iter(refused_families(&verdicts)), ["done"]);
+    }
 }

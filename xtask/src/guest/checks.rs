@@ -53,6 +53,19 @@ pub const CHECKS: &[Check] = &[
         script: "flame --unwind fp -a -o out.folded -- kernel_loop 4 || exit; cat out.folded",
         judge: kernel_frames,
     },
+    Check {
+        name: "profile-cgroup",
+        title: "`profile --unwind fp --cgroup PATH`",
+        script: "mkdir -p /sys/fs/cgroup/outer/inner
+            cp /bin/three_functions stranger
+            ./stranger 8 >/dev/null &
+            (echo 0 >/sys/fs/cgroup/outer/inner/cgroup.procs; exec three_functions 8) >truth & pid=$!
+            sleep 1
+            flame --unwind fp --cgroup /sys/fs/cgroup/outer 4 -o out.folded || exit
+            wait $pid
+            cat truth out.folded",
+        judge: nobody_outside_the_cgroup,
+    },
 ];
 
 fn every_program_loads(outcome: &Outcome) -> Result<String> {
@@ -87,6 +100,18 @@ fn three_functions(outcome: &Outcome) -> Result<String> {
         "{} samples, shares within {worst:.1} points",
         run.total()
     ))
+}
+
+/// The workload is two levels down from the cgroup asked for; the stranger is outside.
+fn nobody_outside_the_cgroup(outcome: &Outcome) -> Result<String> {
+    let run = Run::read(outcome)?;
+    let strangers = run.count(|stack| !stack.iter().any(|frame| frame == "three_functions"));
+    ensure!(
+        strangers == 0,
+        "{strangers} samples from outside\n{}",
+        run.heaviest()
+    );
+    three_functions(outcome)
 }
 
 fn kernel_frames(outcome: &Outcome) -> Result<String> {
@@ -244,7 +269,11 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, every_program_loads, kernel_frames, three_functions};
+    use std::fmt::Write as _;
+
+    use super::{
+        Outcome, every_program_loads, kernel_frames, nobody_outside_the_cgroup, three_functions,
+    };
 
     fn outcome(stdout: &str) -> Outcome {
         Outcome {
@@ -266,6 +295,17 @@ mod tests {
         assert!(three_functions(&outcome(&format!("{TRUTH}\n{off}"))).is_err());
         let without_caller = stacks.replace("work;costly", "costly");
         assert!(three_functions(&outcome(&format!("{TRUTH}\n{without_caller}"))).is_err());
+    }
+
+    #[test]
+    fn a_stranger_in_the_cgroup_is_seen() {
+        let mut text = format!("{TRUTH}\n");
+        for (function, count) in [("cheap", 10), ("medium", 30), ("costly", 60)] {
+            writeln!(text, "three_functions;main;work;{function} {count}").unwrap();
+        }
+        assert!(nobody_outside_the_cgroup(&outcome(&text)).is_ok());
+        text += "stranger;main;work;cheap 1\n";
+        assert!(nobody_outside_the_cgroup(&outcome(&text)).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Debian's kernels: which, where they come from, and the cache of what was downloaded.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,7 +89,7 @@ impl Kernel {
                 expected.size_bytes
             );
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            sums += &format!("{}  {name}\n", expected.sha256);
+            writeln!(sums, "{}  {name}", expected.sha256)?;
         }
         fs::write(folder.join(SUMS), sums)?;
         ensure!(

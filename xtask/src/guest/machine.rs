@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::report::Report;
 
 /// From power-on to power-off. A guest that takes longer hangs.
-const TIMEOUT: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// What a guest is started from.
 #[derive(Debug)]
