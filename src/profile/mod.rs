@@ -18,3 +18,4 @@ pub mod sampler;
 pub mod session;
 pub mod sideband;
 pub mod signals;
+pub mod unwind;
