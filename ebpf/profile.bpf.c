@@ -5,6 +5,7 @@
  * Whatever does not fit (a stack-map collision, a full map, a bucket that is locked because the
  * event is an NMI) sends the whole sample through a ring buffer instead, so that only a full ring
  * loses one, and that is counted. */
+#include "cgroup.h"
 #include "profile_abi.h"
 #include "unwind.h"
 
@@ -354,8 +355,7 @@ static __always_inline bool is_wanted(__u32 tgid)
 {
 	if (filter_processes && !bpf_map_lookup_elem(&targets, &tgid))
 		return false;
-	if (filter_cgroup_id &&
-	    bpf_get_current_ancestor_cgroup_id(filter_cgroup_level) != filter_cgroup_id)
+	if (filter_cgroup_id && !is_current_in_cgroup(filter_cgroup_id, filter_cgroup_level))
 		return false;
 	return true;
 }
