@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod collect;
 pub mod command;
 pub mod config;
+pub mod cpu_time;
 pub mod cpus;
 pub mod event;
 pub mod model;

@@ -8,6 +8,7 @@ use perf_event_open_sys::bindings::{PERF_FORMAT_TOTAL_TIME_ENABLED, perf_event_a
 use perf_event_open_sys::{ioctls, perf_event_open};
 use rustix::io::Errno;
 
+use super::cpu_time::IdleTimes;
 use super::event::{self, Event, Sampling};
 use crate::bpf::Bpf;
 use crate::preflight;
@@ -18,7 +19,9 @@ const FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 /// Open sampling events, disabled until [`Sampler::start`].
 #[derive(Debug)]
 pub struct Sampler {
-    events: Vec<OwnedFd>,
+    /// By CPU.
+    events: Vec<(u32, OwnedFd)>,
+    idle_at_start: IdleTimes,
     frequency_hz: u64,
     is_wall_clock: bool,
 }
@@ -40,18 +43,19 @@ impl Sampler {
         let mut events = Vec::with_capacity(cpus.len());
         for &cpu in cpus {
             match open_event(&event, frequency_hz, cpu) {
-                Ok(descriptor) => events.push(descriptor),
+                Ok(descriptor) => events.push((cpu, descriptor)),
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) && is_offline(cpu) => {
                     tracing::info!(cpu, "offline, not sampled");
                 }
                 Err(error) => return Err(explain(error, event_name)),
             }
         }
-        for descriptor in &events {
+        for (_, descriptor) in &events {
             bpf.run_on_event(program, descriptor.as_fd())?;
         }
         Ok(Self {
             events,
+            idle_at_start: IdleTimes::default(),
             frequency_hz,
             is_wall_clock: event.is_wall_clock(),
         })
@@ -67,7 +71,8 @@ impl Sampler {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn start(&self) -> Result<()> {
+    pub fn start(&mut self) -> Result<()> {
+        self.idle_at_start = IdleTimes::read();
         // SAFETY: the descriptor is an open perf event; the argument is unused.
         self.each(|event| unsafe { ioctls::ENABLE(event.as_raw_fd(), 0) })
             .context("cannot start sampling")
@@ -84,24 +89,29 @@ impl Sampler {
     }
 
     /// Samples that the clock should have delivered while the events were enabled, over all CPUs;
-    /// `None` for events that count something else than time.
+    /// `None` for events that count something else than time. `idle_samples` are those that came
+    /// from the idle task, by CPU: an idle CPU whose clock stood still owes no more than these.
     ///
     /// # Errors
     /// When an event cannot be read.
-    pub fn expected_samples(&self) -> Result<Option<u64>> {
+    pub fn expected_samples(&self, idle_samples: &[u64]) -> Result<Option<u64>> {
         if !self.is_wall_clock {
             return Ok(None);
         }
         let period_ns = 1_000_000_000 / self.frequency_hz.max(1);
+        let now = IdleTimes::read();
         let mut expected = 0;
-        for event in &self.events {
-            expected += enabled_ns(event.as_fd())? / period_ns;
+        for (cpu, event) in &self.events {
+            let idle = now.since(&self.idle_at_start, *cpu) / period_ns;
+            let sampled_idle = idle_samples.get(*cpu as usize).copied().unwrap_or(0);
+            let of_all_time = enabled_ns(event.as_fd())? / period_ns;
+            expected += of_all_time.saturating_sub(idle.saturating_sub(sampled_idle));
         }
         Ok(Some(expected))
     }
 
     fn each(&self, control: impl Fn(BorrowedFd<'_>) -> i32) -> io::Result<()> {
-        for event in &self.events {
+        for (_, event) in &self.events {
             if control(event.as_fd()) < 0 {
                 return Err(io::Error::last_os_error());
             }

@@ -251,8 +251,15 @@ impl Session {
 
     fn finish(mut self, config: &ProfileConfig, sampled: Duration) -> Result<Finished> {
         self.walk_snapshots();
-        let counters = collect::sum(&self.bpf.read_per_cpu::<Counters>("counters")?);
-        let expected = self.sampler.expected_samples()?;
+        let by_cpu = self.bpf.read_per_cpu::<Counters>("counters")?;
+        // With -I idle samples are among the others.
+        let idle_of = |counters: &Counters| match config.include_idle {
+            true => counters.taken,
+            false => counters.idle,
+        };
+        let idle: Vec<u64> = by_cpu.iter().map(idle_of).collect();
+        let expected = self.sampler.expected_samples(&idle)?;
+        let counters = collect::sum(&by_cpu);
         self.collector.add_counted(&self.bpf)?;
         let malformed = self.collector.malformed;
         let raw = std::mem::take(&mut self.collector).finish(config.per_cpu);
