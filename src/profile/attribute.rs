@@ -243,12 +243,15 @@ impl Builder<'_> {
             let address = call_address(depth, address);
             let location = locate(self.processes, sample, address);
             let (names, place) = lookup(self.symbols, &location, address);
+            if is_behind_the_start(outermost.map(|id| self.name(id)), names) {
+                break;
+            }
             let mut group = Vec::new();
             match names {
                 Some(names) => group.extend(names.iter().map(|frame| self.intern_frame(frame))),
                 None => group.push(self.intern(UNKNOWN, FrameKind::Unknown)),
             }
-            if names.is_none_or(|names| names.iter().any(|f| f.kind == FrameKind::Unknown)) {
+            if names.is_none_or(has_unknown) {
                 is_named = false;
                 *self.unknown.entry(place).or_default() += count;
             }
@@ -262,13 +265,10 @@ impl Builder<'_> {
         }
         frames.extend(groups.into_iter().rev().flatten());
 
+        let is_rooted =
+            !is_broken && outermost.is_some_and(|id| ENTRY_POINTS.contains(&self.name(id)));
         let quality = &mut self.profile.quality;
         quality.user_stacks += count;
-        let is_rooted = !is_broken
-            && outermost.is_some_and(|id| {
-                let name = &*self.profile.frames[id.0 as usize].name;
-                ENTRY_POINTS.contains(&name)
-            });
         if is_rooted {
             quality.rooted += count;
             if is_named {
@@ -286,13 +286,19 @@ impl Builder<'_> {
             self.too_deep += sample.count;
         }
         for (depth, &address) in stack.iter().enumerate().rev() {
-            if let Some(names) = self.symbols.kernel.get(&call_address(depth, address)) {
-                frames.extend(names.iter().map(|frame| self.intern_frame(frame)));
-            } else {
+            let names = self.symbols.kernel.get(&call_address(depth, address));
+            if names.is_none_or(|names| has_unknown(names)) {
                 *self.unknown.entry(UnknownIn::Kernel).or_default() += sample.count;
-                frames.push(self.intern(UNKNOWN, FrameKind::Unknown));
+            }
+            match names {
+                Some(names) => frames.extend(names.iter().map(|frame| self.intern_frame(frame))),
+                None => frames.push(self.intern(UNKNOWN, FrameKind::Unknown)),
             }
         }
+    }
+
+    fn name(&self, id: FrameId) -> &str {
+        &self.profile.frames[id.0 as usize].name
     }
 
     fn intern(&mut self, name: &str, kind: FrameKind) -> FrameId {
@@ -324,6 +330,18 @@ impl Builder<'_> {
             unknown: self.unknown,
         }
     }
+}
+
+fn has_unknown(names: &[Frame]) -> bool {
+    names.iter().any(|frame| frame.kind == FrameKind::Unknown)
+}
+
+/// Whether a chain has gone on past the start of a program. glibc calls `main` with something else
+/// than a frame pointer in its register: what a walk reads there is no caller.
+fn is_behind_the_start(callee: Option<&str>, caller: Option<&[Frame]>) -> bool {
+    let is_start = |name: &str| name.starts_with("__libc_start_main") || name == "_start";
+    callee == Some("__libc_start_call_main")
+        && !caller.is_some_and(|names| names.iter().any(|frame| is_start(&frame.name)))
 }
 
 /// The names of a user address, and where it was for the account of what has none.
