@@ -145,6 +145,10 @@ fn both_sides_agree() {
             "__builtin_offsetof(struct unwind_process, exec_id_known)",
             offset_of!(ProcessEntry, exec_id_known) as u64,
         ),
+        (
+            "__builtin_offsetof(struct unwind_process, run)",
+            offset_of!(ProcessEntry, run) as u64,
+        ),
         ("sizeof(struct unwind_table_header)", LINE_WORDS as u64 * 4),
         ("sizeof(struct unwind_rule)", 16),
     ]);

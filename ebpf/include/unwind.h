@@ -51,6 +51,14 @@ struct {
 	__array(values, struct unwind_table_map);
 } unwind_tables SEC(".maps");
 
+/* The loader makes room for all CPUs. Each writes its own part alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, UNWIND_KNOWN_RULES);
+	__type(key, __u32);
+	__type(value, struct unwind_known_rule);
+} unwind_known_rules SEC(".maps");
+
 /* ---- the table ---- */
 
 static __always_inline const __u32 *table_word(void *table, __u32 index)
@@ -159,6 +167,8 @@ static __always_inline bool find_process(struct unwind_state *st)
 		return false;
 	st->mappings_first = process->first;
 	st->mappings_count = process->count;
+	st->run = process->run;
+	st->known_rules_at = bpf_get_smp_processor_id() * UNWIND_KNOWN_RULES;
 	return true;
 }
 
@@ -406,18 +416,33 @@ static __always_inline int step_by_rule(struct unwind_state *st, const struct un
 	return enter_caller(st, saved[1], cfa);
 }
 
+static __always_inline int apply_rule(struct unwind_state *st, const struct unwind_rule *rule)
+{
+	if (rule->cfa == UNWIND_CFA_STOP)
+		return stop(st, UNWIND_ROOTED);
+	if (rule->cfa == UNWIND_CFA_SIGNAL)
+		return step_over_signal(st);
+	return step_by_rule(st, rule);
+}
+
 /* From one frame to its caller. Returns 1 when the walk has ended, with its outcome set. */
 __noinline int unwind_step(struct unwind_state *st)
 {
 	const struct unwind_rule *rule;
+	struct unwind_known_rule *known;
 	__u64 lookup_pc;
-	__u32 table_index;
+	__u32 table_index, known_at;
 	void *table;
 
 	if (!st)
 		return 1;
 	/* A call can be its function's last instruction: the return address may be the next one's. */
 	lookup_pc = st->pc - !st->exact;
+	known_at = st->known_rules_at +
+		   ((lookup_pc * 0x9e3779b97f4a7c15ULL) >> 32) % UNWIND_KNOWN_RULES;
+	known = bpf_map_lookup_elem(&unwind_known_rules, &known_at);
+	if (known && known->pc == lookup_pc && known->run == st->run)
+		return apply_rule(st, &known->rule);
 	if (!find_mapping(st, lookup_pc)) {
 		/* A frame pointer that led nowhere was none. */
 		if (st->through_fp) {
@@ -435,11 +460,12 @@ __noinline int unwind_step(struct unwind_state *st)
 	rule = find_rule(st, table, lookup_pc - st->mapping.bias);
 	if (!rule || rule->cfa == UNWIND_CFA_NONE)
 		return step_without_rule(st);
-	if (rule->cfa == UNWIND_CFA_STOP)
-		return stop(st, UNWIND_ROOTED);
-	if (rule->cfa == UNWIND_CFA_SIGNAL)
-		return step_over_signal(st);
-	return step_by_rule(st, rule);
+	if (known) {
+		known->pc = lookup_pc;
+		known->run = st->run;
+		known->rule = *rule;
+	}
+	return apply_rule(st, rule);
 }
 
 /* ---- the walk ---- */

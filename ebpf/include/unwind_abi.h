@@ -129,7 +129,21 @@ struct unwind_process {
 	 * An exec changes it, and then the run is not used. */
 	__u32 exec_id;
 	__u32 exec_id_known;
+	/* The run's serial number: no two runs ever share one. */
+	__u32 run;
+	__u32 reserved;
 };
+
+/* A rule that was looked up before, by address and run. */
+struct unwind_known_rule {
+	__u64 pc;
+	__u32 run;
+	__u32 reserved;
+	struct unwind_rule rule;
+};
+
+/* Each CPU remembers as many: the return addresses of a program are few. 64 KiB. */
+#define UNWIND_KNOWN_RULES 2048
 
 /* How a walk ended. */
 enum unwind_outcome {
@@ -175,6 +189,9 @@ struct unwind_state {
 	/* The process's run of mappings. */
 	__u32 mappings_first;
 	__u32 mappings_count;
+	__u32 run;
+	/* This CPU's first element of unwind_known_rules. */
+	__u32 known_rules_at;
 	/* pc is where execution stands, not a return address: the interrupted function, or what a
 	 * signal interrupted. */
 	__u32 exact;

@@ -249,18 +249,25 @@ impl Builder<'_> {
     fn add_user_frames(&mut self, sample: &RawSample, stack: &[u64], frames: &mut Vec<FrameId>) {
         let mut groups: Vec<Vec<FrameId>> = Vec::with_capacity(stack.len());
         let (mut is_named, mut is_broken) = (true, false);
+        let mut outermost: Option<FrameId> = None;
         for address in lookup_addresses(stack) {
             let location = locate(self.processes, sample, address);
             let (names, place) = lookup(self.symbols, &location, address);
+            if sample.outcome.is_none()
+                && is_behind_the_start(outermost.map(|id| self.name(id)), names)
+            {
+                break;
+            }
             let mut group = Vec::new();
             match names {
                 Some(names) => group.extend(names.iter().map(|frame| self.intern_frame(frame))),
                 None => group.push(self.intern(UNKNOWN, FrameKind::Unknown)),
             }
-            if names.is_none_or(|names| names.iter().any(|f| f.kind == FrameKind::Unknown)) {
+            if names.is_none_or(has_unknown) {
                 is_named = false;
                 *self.unknown.entry(place).or_default() += sample.count;
             }
+            outermost = group.first().copied();
             groups.push(group);
             // What follows an address that is no code is not a stack.
             if matches!(location, Location::Unmapped) && sample.outcome.is_none() {
@@ -268,7 +275,6 @@ impl Builder<'_> {
                 break;
             }
         }
-        let outermost = groups.last().and_then(|group| group.first()).copied();
         frames.extend(groups.into_iter().rev().flatten());
 
         let end = match sample.outcome {
@@ -296,7 +302,7 @@ impl Builder<'_> {
         stack: &[u64],
         outermost: Option<FrameId>,
     ) -> Option<&'static str> {
-        let name = outermost.map(|id| &*self.profile.frame(id).name);
+        let name = outermost.map(|id| self.name(id));
         if name.is_some_and(|name| ENTRY_POINTS.contains(&name)) {
             None
         } else if stack.len() >= MAX_FRAMES {
@@ -312,13 +318,19 @@ impl Builder<'_> {
         }
         let addresses: Vec<u64> = lookup_addresses(stack).collect();
         for address in addresses.iter().rev() {
-            if let Some(names) = self.symbols.kernel.get(address) {
-                frames.extend(names.iter().map(|frame| self.intern_frame(frame)));
-            } else {
+            let names = self.symbols.kernel.get(address);
+            if names.is_none_or(|names| has_unknown(names)) {
                 *self.unknown.entry(UnknownIn::Kernel).or_default() += sample.count;
-                frames.push(self.intern(UNKNOWN, FrameKind::Unknown));
+            }
+            match names {
+                Some(names) => frames.extend(names.iter().map(|frame| self.intern_frame(frame))),
+                None => frames.push(self.intern(UNKNOWN, FrameKind::Unknown)),
             }
         }
+    }
+
+    fn name(&self, id: FrameId) -> &str {
+        &self.profile.frames[id.0 as usize].name
     }
 
     fn intern(&mut self, name: &str, kind: FrameKind) -> FrameId {
@@ -347,6 +359,18 @@ impl Builder<'_> {
             unknown: self.unknown,
         }
     }
+}
+
+fn has_unknown(names: &[Frame]) -> bool {
+    names.iter().any(|frame| frame.kind == FrameKind::Unknown)
+}
+
+/// Whether a chain has gone on past the start of a program. glibc calls `main` with something else
+/// than a frame pointer in its register: what a walk reads there is no caller.
+fn is_behind_the_start(callee: Option<&str>, caller: Option<&[Frame]>) -> bool {
+    let is_start = |name: &str| name.starts_with("__libc_start_main") || name == "_start";
+    callee == Some("__libc_start_call_main")
+        && !caller.is_some_and(|names| names.iter().any(|frame| is_start(&frame.name)))
 }
 
 /// The names of a user address, and where it was for the account of what has none.

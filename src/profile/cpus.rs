@@ -9,7 +9,16 @@ const CPUS_MAX: usize = 1 << 16;
 ///
 /// Source: `/sys/devices/system/cpu/online` (Documentation/admin-guide/cputopology.rst).
 pub fn online_cpus() -> anyhow::Result<Vec<u32>> {
-    let path = "/sys/devices/system/cpu/online";
+    read_cpu_list("/sys/devices/system/cpu/online")
+}
+
+/// One more than the highest number a CPU can ever have on this machine.
+pub fn possible_cpus() -> anyhow::Result<u32> {
+    let cpus = read_cpu_list("/sys/devices/system/cpu/possible")?;
+    Ok(cpus.last().map_or(1, |last| last + 1))
+}
+
+fn read_cpu_list(path: &str) -> anyhow::Result<Vec<u32>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     parse_cpu_list(&text).with_context(|| format!("{path} is not a list of CPUs: {text:?}"))
 }

@@ -28,12 +28,12 @@ impl Progress {
             "sampling {whom} on {cpus} CPUs at {} Hz",
             config.frequency_hz
         );
-        let (length, template) = match config.duration {
-            Some(duration) => {
-                let millis = duration.as_millis() as u64;
-                (Some(millis), "{msg} {wide_bar} {prefix} (Ctrl-C ends it)")
-            }
-            None => (None, "{spinner} {msg}, {prefix} (Ctrl-C ends it)"),
+        let length = config.duration.map(|duration| duration.as_millis() as u64);
+        // A line that wraps could not be drawn over: what is wide is cut.
+        let template = match length {
+            Some(_) if is_narrow() => "{prefix} {wide_msg}",
+            Some(_) => "{msg} {wide_bar} {prefix} (Ctrl-C ends it)",
+            None => "{spinner} {prefix} (Ctrl-C ends it) {wide_msg}",
         };
         // At most four redraws a second: the bar must not show up in the profile.
         let target = ProgressDrawTarget::stderr_with_hz(4);
@@ -54,7 +54,7 @@ impl Progress {
 
     /// Says in place of the bar why the end is not there yet.
     pub fn naming(&self) {
-        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
             self.0.set_style(style);
             self.0.set_message("reading symbols (Ctrl-C gives up)");
             self.0.tick();
@@ -65,4 +65,10 @@ impl Progress {
     pub fn finish(&self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Whether the terminal has no room for a bar behind the text.
+fn is_narrow() -> bool {
+    rustix::termios::tcgetwinsize(rustix::stdio::stderr())
+        .is_ok_and(|size| (1..80).contains(&size.ws_col))
 }

@@ -18,6 +18,7 @@ use super::quality;
 use super::sampler::Sampler;
 use super::sideband::{Record, SideBand};
 use super::signals::Signals;
+use super::unwind::abi::KNOWN_RULES_PER_CPU;
 use super::unwind::live::Unwinder;
 use super::unwind::maps::UnwindMaps;
 use super::{cgroup, cpus, report};
@@ -331,6 +332,11 @@ fn load_sampling(
     Ok((BY_FRAME_POINTERS, None))
 }
 
+/// Elements of `unwind_known_rules`: a part for every CPU there may be.
+fn known_rules() -> Result<u32> {
+    Ok(cpus::possible_cpus()? * KNOWN_RULES_PER_CPU)
+}
+
 fn walks_by_cfi(config: &ProfileConfig) -> bool {
     config.user_stacks && config.unwind != Unwind::Fp
 }
@@ -394,6 +400,7 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         .max_entries("short_stacks", if_needed(by_cfi, entries.min(32768)))
         .max_entries("deep_stacks", if_needed(by_cfi, (entries / 16).max(256)))
         .max_entries("unwind_processes", if_needed(by_cfi, 32768))
+        .max_entries("unwind_known_rules", if_needed(by_cfi, known_rules()?))
         .max_entries("snapshots", ring_bytes * 4)
         .max_entries("kernel_stacks", entries.min(16384))
         .max_entries("whole_samples", ring_bytes))

@@ -3,6 +3,8 @@
 
 /// Frames one walk can gather.
 pub const FRAMES_MAX: usize = 512;
+/// Rules that each CPU remembers.
+pub const KNOWN_RULES_PER_CPU: u32 = 2048;
 /// Bit in an address of a stack: execution stood there when a signal came
 /// (`UNWIND_INTERRUPTED`).
 pub const INTERRUPTED: u64 = 1 << 63;
@@ -199,6 +201,10 @@ pub struct ProcessEntry {
     pub exec_id: u32,
     /// Whether `exec_id` is filled in; the kernel side does it at the first sample.
     pub exec_id_known: u32,
+    /// The run's serial number.
+    pub run: u32,
+    /// Makes the size explicit.
+    pub reserved: u32,
 }
 
 /// How a walk ended.

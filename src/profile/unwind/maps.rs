@@ -10,7 +10,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::abi::{LINE_WORDS, MAPPINGS_MAX, MappingEntry, ProcessEntry, TABLES_MAX, mapping_kind};
 use super::elf::ElfLayout;
 use super::raw_map;
-use super::runs::Runs;
+use super::runs::{Place, Runs};
 use super::table::Table;
 
 const PAGE_BYTES: usize = 4096;
@@ -144,10 +144,11 @@ impl UnwindMaps {
         let run = self.runs.add(mappings, |first, entries| {
             self.mappings.write(first, entries);
         });
-        let first = run.context("too many mappings")?;
+        let Place { first, serial } = run.context("too many mappings")?;
         let entry = ProcessEntry {
             first,
             count,
+            run: serial,
             ..ProcessEntry::default()
         };
         if let Err(error) = raw_map::update(self.processes.as_fd(), tgid, &entry) {

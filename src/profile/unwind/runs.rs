@@ -15,7 +15,17 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct Run {
     entries: Arc<[MappingEntry]>,
+    serial: u32,
     users: u32,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its first element.
+    pub first: u32,
+    /// A number that no other run ever has: the kernel side remembers rules by it.
+    pub serial: u32,
 }
 
 /// Allocates runs of array elements; equal runs are one.
@@ -26,6 +36,7 @@ pub struct Runs {
     resting: VecDeque<(Instant, u32, u32)>,
     used: HashMap<u32, Run>,
     by_content: HashMap<Arc<[MappingEntry]>, u32>,
+    serials: u32,
 }
 
 impl Runs {
@@ -36,6 +47,7 @@ impl Runs {
             resting: VecDeque::new(),
             used: HashMap::new(),
             by_content: HashMap::new(),
+            serials: 0,
         }
     }
 
@@ -44,11 +56,15 @@ impl Runs {
         &mut self,
         entries: Vec<MappingEntry>,
         write: impl FnOnce(u32, &[MappingEntry]),
-    ) -> Option<u32> {
+    ) -> Option<Place> {
         let entries: Arc<[MappingEntry]> = entries.into();
         if let Some(first) = self.by_content.get(&entries) {
-            self.used.get_mut(first)?.users += 1;
-            return Some(*first);
+            let run = self.used.get_mut(first)?;
+            run.users += 1;
+            return Some(Place {
+                first: *first,
+                serial: run.serial,
+            });
         }
         self.wake(Instant::now());
         // An empty run still needs a number of its own.
@@ -60,8 +76,17 @@ impl Runs {
         }
         write(first, &entries);
         self.by_content.insert(entries.clone(), first);
-        self.used.insert(first, Run { entries, users: 1 });
-        Some(first)
+        self.serials += 1;
+        let serial = self.serials;
+        self.used.insert(
+            first,
+            Run {
+                entries,
+                serial,
+                users: 1,
+            },
+        );
+        Some(Place { first, serial })
     }
 
     /// Gives up one use of a run.
@@ -126,15 +151,17 @@ mod tests {
         let b = runs.add(entries(9, 6), |_, _| {}).unwrap();
         assert_ne!(a, b);
         assert_eq!(runs.add(entries(5, 1), |_, _| {}), None, "full");
-        runs.release(a);
-        runs.release(b);
+        runs.release(a.first);
+        runs.release(b.first);
         assert_eq!(
             runs.add(entries(5, 5), |_, _| {}),
             None,
             "`b` rests, `a` is still used"
         );
-        runs.release(again);
+        runs.release(again.first);
         std::thread::sleep(REST);
-        assert_eq!(runs.add(entries(5, 10), |_, _| {}), Some(0));
+        let c = runs.add(entries(5, 10), |_, _| {}).unwrap();
+        assert_eq!(c.first, 0);
+        assert!(c.serial != a.serial && c.serial != b.serial);
     }
 }
