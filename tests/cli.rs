@@ -94,7 +94,7 @@ fn usage_errors_exit_2_and_say_what_is_wrong() {
         ("--min-width 101", "percentage"),
         ("--min-quality NaN", "percentage"),
         ("--format x", "formats: svg"),
-        ("-o a.xyz", "formats: svg"),
+        ("-o a.xyz", "known extensions: .svg"),
         ("-o a.svg -o ./a.svg", "written to twice"),
         ("-o a.svg --stats a.svg", "written to twice"),
         ("-f -o -", "standard output"),

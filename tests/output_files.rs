@@ -126,6 +126,17 @@ fn standard_output_can_be_named_as_a_file() {
 }
 
 #[test]
+fn a_link_into_procfs_that_leads_nowhere_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("stdout");
+    // As /dev/stdout where /proc is not mounted.
+    symlink("/proc/self/no-such-folder/1", &link).unwrap();
+    assert!(check_writable(&link).is_err());
+    assert!(write_text(&link, "text").is_err());
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+}
+
+#[test]
 fn a_pipe_is_written_to_and_may_end_early() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");

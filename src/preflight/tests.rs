@@ -159,6 +159,9 @@ fn processes_threads_and_the_dead_are_told_apart() {
     };
     check_process(50, Some(&status("S (sleeping)", 50))).unwrap();
     check_process(50, Some(&status("I (idle)", 50))).unwrap();
+    // Its first thread has ended, others have not.
+    let leaderless = format!("{}Threads:\t2\n", status("Z (zombie)", 50));
+    check_process(50, Some(&leaderless)).unwrap();
     let check = |text: Option<&str>| check_process(50, text).unwrap_err();
     assert_error(&check(None), 1, &["no such process: 50"]);
     assert_error(&check(Some("")), 1, &["no such process: 50"]);

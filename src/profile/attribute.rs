@@ -400,3 +400,41 @@ fn lookup<'a>(
         Location::Unmapped => (None, UnknownIn::Unmapped),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::raw::ImageKey;
+
+    #[test]
+    fn kernel_frames_whose_names_are_hidden_are_in_the_account() {
+        let image = ImageKey {
+            tgid: 1,
+            start_time_low: 0,
+            exec_id: 0,
+        };
+        let raw = RawProfile {
+            stacks: vec![Box::new([7])],
+            samples: vec![RawSample {
+                image,
+                tid: 0,
+                cpu: None,
+                comm: *b"dd\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                kernel_stack: Some(StackId(0)),
+                user_stack: None,
+                count: 5,
+                first_ns: 1,
+                last_ns: 2,
+            }],
+        };
+        let hidden: Box<[Frame]> = Box::new([Frame {
+            name: UNKNOWN.into(),
+            kind: FrameKind::Unknown,
+        }]);
+        let mut symbols = Symbols::default();
+        symbols.kernel.insert(7, hidden);
+        let attributed = attribute(&raw, &Processes::new(), &symbols, TaskFrames::default());
+        assert_eq!(attributed.unknown[&UnknownIn::Kernel], 5);
+        assert_eq!(attributed.profile.total(), 5);
+    }
+}

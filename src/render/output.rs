@@ -183,7 +183,8 @@ fn procfs_entry(path: &Path) -> Option<PathBuf> {
     let own = path.symlink_metadata().ok()?;
     let link = path.read_link().ok().filter(|_| !planted(path, &own))?;
     let entry = folder_of(path).join(link);
-    in_procfs(&entry).then_some(entry)
+    // Where /proc is not mounted, or not for us, the link leads nowhere and still is none of ours.
+    (in_procfs(&entry) || entry.starts_with("/proc")).then_some(entry)
 }
 
 /// Could `path` be a trap: of another user than we or root, in a folder where anyone may create

@@ -48,3 +48,47 @@ impl ByAddress {
             .filter(move |(_, mapping)| mapping.end > start)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::processes::image::Code;
+    use crate::symbolize::modules::ModuleId;
+    use proptest::prelude::*;
+
+    fn mapping(start: u64, pages: u64) -> Mapping {
+        Mapping {
+            start,
+            end: start + pages,
+            from_ns: 0,
+            until_ns: u64::MAX,
+            scanned: true,
+            code: Code::File {
+                module: ModuleId(0),
+                file_offset: 0,
+            },
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_looking_at_each_finds(
+            places in prop::collection::vec((0..50u64, 1..20u64), 0..40),
+            start in 0..60u64,
+            length in 1..20u64,
+        ) {
+            let mappings: Vec<_> = places.iter().map(|(at, pages)| mapping(*at, *pages)).collect();
+            let index = ByAddress::of(&mappings);
+            let mut found: Vec<usize> = index
+                .overlapping(&mappings, start, start + length)
+                .map(|(position, _)| position)
+                .collect();
+            found.sort_unstable();
+            let range = mapping(start, length);
+            let expected: Vec<usize> = (0..mappings.len())
+                .filter(|position| mappings[*position].overlaps(&range))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -418,3 +418,38 @@ impl Image {
         self.mappings.is_sorted_by_key(|mapping| mapping.from_ns)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(start: u64, from_ns: u64) -> Mapping {
+        Mapping {
+            start,
+            end: start + 1,
+            from_ns,
+            until_ns: u64::MAX,
+            scanned: false,
+            code: Code::File {
+                module: ModuleId(0),
+                file_offset: start,
+            },
+        }
+    }
+
+    #[test]
+    fn a_flood_of_mappings_drops_neither_the_first_nor_the_last() {
+        let mut image = Image::unseen();
+        let first_count = 3 * ADDED_MAX as u64;
+        image.scan(1, (0..first_count).map(|start| mapping(start, 1)).collect());
+        let end = first_count + 4 * ADDED_MAX as u64;
+        for start in first_count..end {
+            image.map(mapping(start, start));
+        }
+        assert!(image.mapping_count() <= 4 * ADDED_MAX);
+        assert!(image.is_in_order());
+        for start in [0, FIRST_KEPT as u64 - 1, end - 1] {
+            assert!(image.lookup(start, end).is_some(), "{start}");
+        }
+    }
+}
