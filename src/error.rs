@@ -46,6 +46,8 @@ impl Error {
 /// The exit code for any error: a typed one's own, 1 for the rest.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let status = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    let status = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Error>());
     ExitCode::from(status.map_or(1, Error::exit_status))
 }

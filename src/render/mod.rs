@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use crate::error::Error;
 use crate::profile::model::Profile;
 
 /// How pictures look; formats take from it what concerns them.
@@ -31,4 +32,38 @@ pub struct FormatRow {
     pub about: &'static str,
     /// Writes a profile.
     pub write: fn(&Profile, &PictureOptions, &mut dyn Write) -> io::Result<()>,
+}
+
+/// Every format.
+pub static FORMATS: &[FormatRow] = &[
+    FormatRow {
+        name: "svg",
+        extensions: &["svg"],
+        about: "interactive flame graph",
+        write,
+    },
+    FormatRow {
+        name: "folded",
+        extensions: &["folded", "txt"],
+        about: "folded stacks",
+        write,
+    },
+];
+
+fn write(_: &Profile, _: &PictureOptions, _: &mut dyn Write) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The format with this name.
+pub fn by_name(name: &str) -> Result<&'static FormatRow, Error> {
+    let row = FORMATS.iter().find(|row| row.name == name);
+    row.ok_or_else(|| Error::Usage(format!("unknown format '{name}'")))
+}
+
+/// The format of files with this extension.
+pub fn by_extension(extension: &str) -> Result<&'static FormatRow, Error> {
+    let row = FORMATS
+        .iter()
+        .find(|row| row.extensions.contains(&extension));
+    row.ok_or_else(|| Error::Usage(format!("unknown extension '{extension}'")))
 }

@@ -1,1 +1,0 @@
-//! The command line: clap types in, plain configurations out.

@@ -1,0 +1,275 @@
+//! Which formats are written where.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::profile::config::{Destination, Output};
+use crate::render::{self, FormatRow};
+
+/// The words that decide it.
+#[derive(Debug, Default)]
+pub struct Words<'a> {
+    /// What `-o` was given, each time.
+    pub files: &'a [OsString],
+    /// What `--format` was given.
+    pub format: Option<&'a str>,
+    /// Whether `-f` was given.
+    pub folded: bool,
+    /// What `--stats` was given: not an output, but it must not overwrite one.
+    pub stats: Option<&'a Path>,
+}
+
+/// The outputs of one run: never empty, at most one of them standard output.
+pub fn resolve(words: &Words, stdout_is_terminal: bool) -> Result<Vec<Output>, Error> {
+    let format = words.format.map(format_by_name).transpose()?;
+    let folded = format_by_name("folded")?;
+    let mut outputs = Vec::new();
+    for file in words.files {
+        outputs.push(if file == "-" {
+            Output {
+                format: format.unwrap_or(folded),
+                destination: Destination::Stdout,
+            }
+        } else {
+            let path = PathBuf::from(file);
+            let format = format.map_or_else(|| format_of_file(&path), Ok)?;
+            Output {
+                format,
+                destination: Destination::File(path),
+            }
+        });
+    }
+    if words.folded {
+        if outputs.is_empty() && format.is_some_and(|format| format.name != folded.name) {
+            return Err(Error::Usage(
+                "-f writes folded stacks to standard output: for another format use -o - --format"
+                    .to_string(),
+            ));
+        }
+        outputs.push(Output {
+            format: folded,
+            destination: Destination::Stdout,
+        });
+    }
+    if outputs.is_empty() {
+        outputs.push(default_output(format, stdout_is_terminal)?);
+    }
+    refuse_collisions(&outputs, words.stats)?;
+    Ok(outputs)
+}
+
+/// A picture where someone looks, text where a pipe or a file is.
+fn default_output(
+    format: Option<&'static FormatRow>,
+    stdout_is_terminal: bool,
+) -> Result<Output, Error> {
+    if stdout_is_terminal {
+        let format = format.map_or_else(|| format_by_name("svg"), Ok)?;
+        let extension = format.extensions.first().copied().unwrap_or(format.name);
+        let path = PathBuf::from(format!("flame.{extension}"));
+        Ok(Output {
+            format,
+            destination: Destination::File(path),
+        })
+    } else {
+        let format = format.map_or_else(|| format_by_name("folded"), Ok)?;
+        Ok(Output {
+            format,
+            destination: Destination::Stdout,
+        })
+    }
+}
+
+fn format_by_name(name: &str) -> Result<&'static FormatRow, Error> {
+    render::by_name(name).map_err(|_| {
+        Error::Usage(format!(
+            "unknown format '{name}' for --format\n{}",
+            known_formats()
+        ))
+    })
+}
+
+/// Tries the longest extension first, so that `.pb.gz` can be a format of its own.
+fn format_of_file(path: &Path) -> Result<&'static FormatRow, Error> {
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
+    let extensions = name
+        .match_indices('.')
+        .filter_map(|(dot, _)| name.get(dot + 1..));
+    extensions
+        .into_iter()
+        .find_map(|extension| render::by_extension(extension).ok())
+        .ok_or_else(|| {
+            Error::Usage(format!(
+                "-o {}: the name's extension selects no format; change it or add --format NAME\n{}",
+                path.display(),
+                known_formats()
+            ))
+        })
+}
+
+fn known_formats() -> String {
+    let rows = render::FORMATS.iter().map(|row| {
+        let extensions: Vec<String> = row.extensions.iter().map(|ext| format!(".{ext}")).collect();
+        format!("{} ({})", row.name, extensions.join(", "))
+    });
+    format!("  formats: {}", rows.collect::<Vec<_>>().join(", "))
+}
+
+fn refuse_collisions(outputs: &[Output], stats: Option<&Path>) -> Result<(), Error> {
+    let on_stdout = outputs
+        .iter()
+        .filter(|output| output.destination == Destination::Stdout);
+    if on_stdout.count() > 1 {
+        return Err(Error::Usage(
+            "two results cannot both go to standard output: keep one of -f and -o -".to_string(),
+        ));
+    }
+    let files = outputs
+        .iter()
+        .filter_map(|output| match &output.destination {
+            Destination::File(path) => Some(path.as_path()),
+            Destination::Stdout => None,
+        });
+    let mut seen = HashSet::new();
+    for path in files.chain(stats) {
+        if path.as_os_str().is_empty() {
+            return Err(Error::Usage("an output file needs a name".to_string()));
+        }
+        if !seen.insert(place_of(path)) {
+            return Err(Error::Usage(format!(
+                "{} is written to twice",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where a file will be, whichever way its folder is spelled. The last part is not resolved: a
+/// rename replaces a symbolic link, it does not follow it.
+fn place_of(path: &Path) -> PathBuf {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match (folder.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve_words(
+        files: &[&str],
+        format: Option<&str>,
+        folded: bool,
+        stdout_is_terminal: bool,
+    ) -> Result<String, String> {
+        let files: Vec<OsString> = files.iter().map(OsString::from).collect();
+        let words = Words {
+            files: &files,
+            format,
+            folded,
+            stats: Some(Path::new("stats.json")),
+        };
+        let outputs = resolve(&words, stdout_is_terminal).map_err(|error| {
+            assert_eq!(error.exit_status(), 2);
+            error.to_string()
+        })?;
+        let shown = outputs.iter().map(|output| match &output.destination {
+            Destination::Stdout => format!("{} > -", output.format.name),
+            Destination::File(path) => format!("{} > {}", output.format.name, path.display()),
+        });
+        Ok(shown.collect::<Vec<_>>().join("; "))
+    }
+
+    #[test]
+    fn results_go_where_the_contract_says() {
+        let cases: &[(&[&str], Option<&str>, bool, bool, &str)] = &[
+            (&[], None, false, true, "svg > flame.svg"),
+            (&[], None, false, false, "folded > -"),
+            (&[], None, true, true, "folded > -"),
+            (&[], Some("folded"), true, true, "folded > -"),
+            (&[], Some("folded"), false, true, "folded > flame.folded"),
+            (&[], Some("svg"), false, false, "svg > -"),
+            (&["-"], None, false, true, "folded > -"),
+            (&["-"], Some("svg"), false, false, "svg > -"),
+            (&["a.svg"], None, false, false, "svg > a.svg"),
+            (&["A.SVG"], None, false, false, "svg > A.SVG"),
+            (&["a.b/c.d.txt"], None, false, false, "folded > a.b/c.d.txt"),
+            (
+                &["a.svg", "b.folded", "-"],
+                None,
+                false,
+                true,
+                "svg > a.svg; folded > b.folded; folded > -",
+            ),
+            (&["a.svg"], None, true, true, "svg > a.svg; folded > -"),
+            (&["a"], Some("svg"), false, true, "svg > a"),
+            (
+                &["a.txt"],
+                Some("svg"),
+                true,
+                true,
+                "svg > a.txt; folded > -",
+            ),
+        ];
+        for (files, format, folded, terminal, expected) in cases {
+            let got = resolve_words(files, *format, *folded, *terminal);
+            assert_eq!(
+                got.as_deref(),
+                Ok(*expected),
+                "{files:?} {format:?} {folded} {terminal}"
+            );
+        }
+    }
+
+    #[test]
+    fn collisions_and_unknown_formats_are_refused() {
+        let cases: &[(&[&str], Option<&str>, bool, &str)] = &[
+            (&["a.xyz"], None, false, "folded (."),
+            (&["svg"], None, false, "selects no format"),
+            (&["a.svg/"], Some("nope"), false, "unknown format 'nope'"),
+            (&[], Some("svg"), true, "-o - --format"),
+            (&["-"], None, true, "standard output"),
+            (&["-", "-"], None, false, "standard output"),
+            (
+                &["a.svg", "a.svg"],
+                None,
+                false,
+                "a.svg is written to twice",
+            ),
+            (&["a.svg", "./a.svg"], None, false, "written to twice"),
+            (&["a.svg", "src/../a.svg"], None, false, "written to twice"),
+            (
+                &["no-such-folder/a.svg", "./no-such-folder/a.svg"],
+                None,
+                false,
+                "written to twice",
+            ),
+            (
+                &["./stats.json"],
+                Some("svg"),
+                false,
+                "stats.json is written to twice",
+            ),
+            (&[""], Some("svg"), false, "needs a name"),
+        ];
+        for (files, format, folded, expected) in cases {
+            let message = resolve_words(files, *format, *folded, true).unwrap_err();
+            assert!(
+                message.contains(expected),
+                "{files:?} {format:?} {folded}: {message}"
+            );
+        }
+    }
+}
