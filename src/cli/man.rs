@@ -64,6 +64,9 @@ fn render_mode(mode: clap::Command, out: &mut dyn Write) -> io::Result<()> {
         escape(&about)
     )?;
     if name == "profile" {
+        return writeln!(out, "Its options are those above.");
+    }
+    if mode.get_arguments().next().is_none() {
         return Ok(());
     }
     let mut options = Vec::new();

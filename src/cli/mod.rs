@@ -128,15 +128,16 @@ pub fn parse_in(
 /// default mode, and every mode as a subcommand.
 #[must_use]
 pub fn command() -> clap::Command {
-    let top = clap::Command::new("flame")
+    // The texts come last, or the derived description of the options would replace them.
+    ProfileArgs::augment_args(clap::Command::new("flame"))
         .version(env!("CARGO_PKG_VERSION"))
         .about("Where does the time go? A CPU flame graph in one command")
         .override_usage(format!("{}\n       flame MODE [OPTIONS]", profile::USAGE))
         .subcommand_value_name("MODE")
         .subcommand_help_heading("Modes")
         .args_conflicts_with_subcommands(true)
-        .after_long_help(profile::EXAMPLES);
-    ProfileArgs::augment_args(top).subcommands(MODES.iter().map(|mode| (mode.command)()))
+        .after_long_help(profile::EXAMPLES)
+        .subcommands(MODES.iter().map(|mode| (mode.command)()))
 }
 
 /// A shell's completion script.
@@ -148,11 +149,10 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 }
 
 fn profile_command() -> clap::Command {
-    let command = clap::Command::new("profile")
+    ProfileArgs::augment_args(clap::Command::new("profile"))
         .about("Sample stacks and draw a flame graph (the default mode)")
         .override_usage(profile::USAGE)
-        .after_long_help(profile::EXAMPLES);
-    ProfileArgs::augment_args(command)
+        .after_long_help(profile::EXAMPLES)
 }
 
 fn resolve_profile(matches: &ArgMatches, context: &Context) -> Result<Invocation, Error> {

@@ -56,6 +56,11 @@ pub fn resolve(words: &Words, stdout_is_terminal: bool) -> Result<Vec<Output>, E
     if outputs.is_empty() {
         outputs.push(default_output(format, stdout_is_terminal)?);
     }
+    if words.stats == Some(Path::new("-")) {
+        return Err(Error::Usage(
+            "--stats needs a file: standard output is for -f and -o -".to_string(),
+        ));
+    }
     refuse_collisions(&outputs, words.stats)?;
     Ok(outputs)
 }
@@ -161,115 +166,5 @@ fn place_of(path: &Path) -> PathBuf {
     match (folder.canonicalize(), path.file_name()) {
         (Ok(folder), Some(name)) => folder.join(name),
         _ => std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve_words(
-        files: &[&str],
-        format: Option<&str>,
-        folded: bool,
-        stdout_is_terminal: bool,
-    ) -> Result<String, String> {
-        let files: Vec<OsString> = files.iter().map(OsString::from).collect();
-        let words = Words {
-            files: &files,
-            format,
-            folded,
-            stats: Some(Path::new("stats.json")),
-        };
-        let outputs = resolve(&words, stdout_is_terminal).map_err(|error| {
-            assert_eq!(error.exit_status(), 2);
-            error.to_string()
-        })?;
-        let shown = outputs.iter().map(|output| match &output.destination {
-            Destination::Stdout => format!("{} > -", output.format.name),
-            Destination::File(path) => format!("{} > {}", output.format.name, path.display()),
-        });
-        Ok(shown.collect::<Vec<_>>().join("; "))
-    }
-
-    #[test]
-    fn results_go_where_the_contract_says() {
-        let cases: &[(&[&str], Option<&str>, bool, bool, &str)] = &[
-            (&[], None, false, true, "svg > flame.svg"),
-            (&[], None, false, false, "folded > -"),
-            (&[], None, true, true, "folded > -"),
-            (&[], Some("folded"), true, true, "folded > -"),
-            (&[], Some("folded"), false, true, "folded > flame.folded"),
-            (&[], Some("svg"), false, false, "svg > -"),
-            (&["-"], None, false, true, "folded > -"),
-            (&["-"], Some("svg"), false, false, "svg > -"),
-            (&["a.svg"], None, false, false, "svg > a.svg"),
-            (&["A.SVG"], None, false, false, "svg > A.SVG"),
-            (&["a.b/c.d.txt"], None, false, false, "folded > a.b/c.d.txt"),
-            (
-                &["a.svg", "b.folded", "-"],
-                None,
-                false,
-                true,
-                "svg > a.svg; folded > b.folded; folded > -",
-            ),
-            (&["a.svg"], None, true, true, "svg > a.svg; folded > -"),
-            (&["a"], Some("svg"), false, true, "svg > a"),
-            (
-                &["a.txt"],
-                Some("svg"),
-                true,
-                true,
-                "svg > a.txt; folded > -",
-            ),
-        ];
-        for (files, format, folded, terminal, expected) in cases {
-            let got = resolve_words(files, *format, *folded, *terminal);
-            assert_eq!(
-                got.as_deref(),
-                Ok(*expected),
-                "{files:?} {format:?} {folded} {terminal}"
-            );
-        }
-    }
-
-    #[test]
-    fn collisions_and_unknown_formats_are_refused() {
-        let cases: &[(&[&str], Option<&str>, bool, &str)] = &[
-            (&["a.xyz"], None, false, "folded (."),
-            (&["svg"], None, false, "selects no format"),
-            (&["a.svg/"], Some("nope"), false, "unknown format 'nope'"),
-            (&[], Some("svg"), true, "-o - --format"),
-            (&["-"], None, true, "standard output"),
-            (&["-", "-"], None, false, "standard output"),
-            (
-                &["a.svg", "a.svg"],
-                None,
-                false,
-                "a.svg is written to twice",
-            ),
-            (&["a.svg", "./a.svg"], None, false, "written to twice"),
-            (&["a.svg", "src/../a.svg"], None, false, "written to twice"),
-            (
-                &["no-such-folder/a.svg", "./no-such-folder/a.svg"],
-                None,
-                false,
-                "written to twice",
-            ),
-            (
-                &["./stats.json"],
-                Some("svg"),
-                false,
-                "stats.json is written to twice",
-            ),
-            (&[""], Some("svg"), false, "needs a name"),
-        ];
-        for (files, format, folded, expected) in cases {
-            let message = resolve_words(files, *format, *folded, true).unwrap_err();
-            assert!(
-                message.contains(expected),
-                "{files:?} {format:?} {folded}: {message}"
-            );
-        }
     }
 }

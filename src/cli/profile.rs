@@ -42,17 +42,17 @@ Exit status: 0 done, 1 failed, 2 usage, 3 not permitted or not available on this
 
 /// The options of `profile`. Conflicts that clap can express stand here, the rest in `resolve`.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub struct ProfileArgs {
     /// PIDs, then the duration in seconds; a single number is the duration
-    #[arg(
-        value_name = "NUMBER",
-        allow_negative_numbers = true,
-        help_heading = "Arguments"
-    )]
+    #[arg(value_name = "NUMBER", allow_negative_numbers = true)]
     numbers: Vec<String>,
 
     /// Command to start and profile with all its children
-    #[arg(value_name = "COMMAND", last = true, help_heading = "Arguments")]
+    #[arg(value_name = "COMMAND", last = true)]
     command: Vec<OsString>,
 
     /// Processes to profile: a PID or a comma list, repeatable

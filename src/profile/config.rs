@@ -8,6 +8,10 @@ use crate::render::{FormatRow, PictureOptions};
 
 /// Everything a `profile` run needs to know. Built by `cli`, read by `session`.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub struct ProfileConfig {
     /// Whose stacks are taken.
     pub targets: Targets,
