@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
 use aya::programs::{BtfTracePoint, PerfEvent, Program};
 use aya::{Btf, Ebpf, EbpfLoader};
+use rustix::io::Errno;
 
 pub use aya::Pod;
 
@@ -87,7 +88,8 @@ impl Bpf {
     /// When the kernel has no BTF or refuses the object; the error carries the remedy.
     pub fn load(mode: &str, settings: &Settings) -> Result<Self> {
         let object = object(mode).ok_or_else(|| anyhow!("this build has no BPF object {mode}"))?;
-        let btf = Btf::from_sys_fs().map_err(|error| preflight::no_btf(&error.to_string()))?;
+        let btf = Btf::from_sys_fs()
+            .map_err(|error| explain(error.into(), "reading the kernel's BTF"))?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf));
         for (name, bytes) in &settings.globals {
@@ -96,9 +98,9 @@ impl Bpf {
         for (name, entries) in &settings.max_entries {
             loader.map_max_entries(name, *entries);
         }
-        let ebpf = loader.load(object).map_err(|error| {
-            preflight::explain_bpf_error(anyhow::Error::new(error), &format!("loading {mode}"))
-        })?;
+        let ebpf = loader
+            .load(object)
+            .map_err(|error| explain(error.into(), &format!("loading the programs of {mode}")))?;
         Ok(Self { ebpf, btf })
     }
 
@@ -114,9 +116,8 @@ impl Bpf {
             tracepoint.attach()?;
             Ok(())
         };
-        attach(&mut self.ebpf).map_err(|error| {
-            preflight::explain_bpf_error(error, &format!("attaching to the tracepoint {hook}"))
-        })
+        attach(&mut self.ebpf)
+            .map_err(|error| explain(error, &format!("attaching to the tracepoint {hook}")))
     }
 
     /// Verifies a `perf_event` program; [`Bpf::run_on_event`] then attaches it.
@@ -128,8 +129,7 @@ impl Bpf {
             let program: &mut PerfEvent = typed_program(ebpf, program)?;
             Ok(program.load()?)
         };
-        load(&mut self.ebpf)
-            .map_err(|error| preflight::explain_bpf_error(error, "loading the sampling program"))
+        load(&mut self.ebpf).map_err(|error| explain(error, "loading the sampling program"))
     }
 
     /// Runs a loaded `perf_event` program on every overflow of a perf event of our own.
@@ -274,6 +274,25 @@ impl Ring {
         while let Some(record) = self.0.next() {
             consume(&record);
         }
+    }
+}
+
+/// Adds what was being done, and the remedy where the kernel's answer has a known one.
+fn explain(error: anyhow::Error, doing: &str) -> anyhow::Error {
+    tracing::debug!("{doing}: {error:?}");
+    let errno = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .find_map(|cause| Errno::from_io_error(cause));
+    match errno {
+        Some(errno) => {
+            let release = rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned();
+            error.context(preflight::explain_bpf_error(errno, &release))
+        }
+        None => error.context(format!("{doing} failed")),
     }
 }
 

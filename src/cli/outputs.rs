@@ -34,7 +34,7 @@ pub fn resolve(words: &Words, stdout_is_terminal: bool) -> Result<Vec<Output>, E
             }
         } else {
             let path = PathBuf::from(file);
-            let format = format.map_or_else(|| format_of_file(&path), Ok)?;
+            let format = format.map_or_else(|| render::by_extension(&path), Ok)?;
             Output {
                 format,
                 destination: Destination::File(path),
@@ -94,28 +94,6 @@ fn format_by_name(name: &str) -> Result<&'static FormatRow, Error> {
             known_formats()
         ))
     })
-}
-
-/// Tries the longest extension first, so that `.pb.gz` can be a format of its own.
-fn format_of_file(path: &Path) -> Result<&'static FormatRow, Error> {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_lowercase();
-    let extensions = name
-        .match_indices('.')
-        .filter_map(|(dot, _)| name.get(dot + 1..));
-    extensions
-        .into_iter()
-        .find_map(|extension| render::by_extension(extension).ok())
-        .ok_or_else(|| {
-            Error::Usage(format!(
-                "-o {}: the name's extension selects no format; change it or add --format NAME\n{}",
-                path.display(),
-                known_formats()
-            ))
-        })
 }
 
 fn known_formats() -> String {
