@@ -91,16 +91,17 @@ static __always_inline void send_whole(void *ctx, const struct sample_key *key, 
 	struct whole_sample *whole = bpf_map_lookup_elem(&scratch, &zero);
 	if (!whole)
 		return;
+	const long side_bytes = MAX_FRAMES * sizeof(__u64);
 	long kernel_bytes = 0, user_bytes = 0;
 	if (kernel)
-		kernel_bytes = bpf_get_stack(ctx, whole->frames, MAX_FRAMES * sizeof(__u64), 0);
+		kernel_bytes = bpf_get_stack(ctx, whole->frames, side_bytes, 0);
 	if (kernel_bytes < 0)
 		kernel_bytes = 0;
-	if (kernel_bytes > MAX_FRAMES * sizeof(__u64))
+	if (kernel_bytes > side_bytes)
 		return;
 	if (user)
 		user_bytes = bpf_get_stack(ctx, (void *)whole->frames + kernel_bytes,
-					   MAX_FRAMES * sizeof(__u64), BPF_F_USER_STACK);
+					   side_bytes, BPF_F_USER_STACK);
 	if (user_bytes < 0)
 		user_bytes = 0;
 	whole->key = *key;

@@ -1,6 +1,7 @@
 //! The main job: sample stacks, attribute them, hand a [`model::Profile`] to a renderer.
 
 pub mod abi;
+pub mod cgroup;
 pub mod collect;
 pub mod command;
 pub mod config;
