@@ -7,6 +7,7 @@
 mod attach;
 mod batch;
 mod kernel_btf;
+mod perf_link;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 pub use attach::Hook;
 pub use aya::Pod;
 pub use kernel_btf::{KernelBtf, Parameter};
+pub use perf_link::PerfLink;
 
 use crate::preflight;
 

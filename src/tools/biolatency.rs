@@ -62,11 +62,11 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     let (disks, flags) = (options.disks, options.flags);
     let section_of = move |key: &super::kernel_side::ReportKey| -> Section {
         if disks {
-            Some(("disk", block::disk_name(key.id)))
+            vec![("disk", block::disk_name(key.id))]
         } else if flags {
-            Some(("flags", block::flags_name(key.detail)))
+            vec![("flags", block::flags_name(key.detail))]
         } else {
-            None
+            Section::new()
         }
     };
     Ok(Box::new(HistogramTool::new(

@@ -11,8 +11,8 @@ use super::kernel_side::{Epochs, ReportKey};
 use super::{Report, Tool};
 use crate::bpf::Bpf;
 
-/// What a histogram is of: `disk` and `vda`. `None`: all values together.
-pub type Section = Option<(&'static str, String)>;
+/// What a histogram is of: `disk` and `vda`. Empty: all values together.
+pub type Section = Vec<(&'static str, String)>;
 
 /// A histogram tool, attached.
 pub struct HistogramTool {
@@ -91,8 +91,14 @@ impl Tool for HistogramTool {
         let mut json = Vec::new();
         for (section, histogram) in self.take_sections() {
             let mut object = Map::new();
-            if let Some((what, name)) = section {
-                text += &format!("\n{what} = {name}\n");
+            if !section.is_empty() {
+                let names: Vec<_> = section
+                    .iter()
+                    .map(|(what, name)| format!("{what} = {name}"))
+                    .collect();
+                text += &format!("\n{}\n", names.join(", "));
+            }
+            for (what, name) in section {
                 object.insert(what.into(), name.into());
             }
             text += &histogram.table(self.unit);

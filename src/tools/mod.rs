@@ -10,8 +10,11 @@ mod biocount;
 mod biolatency;
 mod biotop;
 mod block;
+mod cachestat;
 mod clock;
 mod comm_table;
+mod funccount;
+mod functions;
 pub mod heatmap;
 pub mod histogram;
 pub mod hooks;
@@ -25,6 +28,10 @@ pub mod session;
 mod syscalls;
 mod syslat;
 mod tally_tool;
+pub mod tcp;
+mod tcplife;
+mod tcpretrans;
+mod vfslat;
 
 use std::os::fd::BorrowedFd;
 
@@ -64,8 +71,13 @@ pub static TOOLS: &[&ToolRow] = &[
     &biolatency::ROW,
     &biotop::ROW,
     &biocount::ROW,
+    &cachestat::ROW,
     &runqlat::ROW,
+    &funccount::ROW,
     &syslat::ROW,
+    &vfslat::ROW,
+    &tcplife::ROW,
+    &tcpretrans::ROW,
     &kmalloc::ROW,
     &pagealloc::ROW,
 ];

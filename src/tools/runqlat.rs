@@ -69,7 +69,11 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
         (_, true) => Some("tid"),
         _ => None,
     };
-    let section_of = move |key: &ReportKey| -> Section { Some((what?, with_comm(key.id))) };
+    let section_of = move |key: &ReportKey| -> Section {
+        what.map(|what| (what, with_comm(key.id)))
+            .into_iter()
+            .collect()
+    };
     Ok(Box::new(HistogramTool::new(
         bpf,
         used,

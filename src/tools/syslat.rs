@@ -73,7 +73,7 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
         bpf.set_array("calls", number, 1_u8)?;
     }
     let used = hooks::attach(&mut bpf, &context.kernel, &[&CALLS])?;
-    let section_of = |key: &ReportKey| Some(("comm", key.comm()));
+    let section_of = |key: &ReportKey| vec![("comm", key.comm())];
     Ok(Box::new(HistogramTool::new(
         bpf,
         used,
