@@ -18,7 +18,7 @@ static __always_inline void count_bytes(const struct sock *sk, const struct sess
 	core_read(&received, &tcp->bytes_received);
 	core_read(&acked, &tcp->snd_una);
 	core_read(&written, &tcp->write_seq);
-	core_read(&flags, &sk->sk_flags);
+	core_read(&flags, &sk->__sk_common.skc_flags);
 	bool fin_sent = last_state == TCP_FIN_WAIT1 || last_state == TCP_FIN_WAIT2 ||
 			last_state == TCP_CLOSING || last_state == TCP_LAST_ACK;
 	bool fin_acked = fin_sent && acked == written;

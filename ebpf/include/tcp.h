@@ -40,12 +40,12 @@ struct sock_common {
 	__u32 skc_rcv_saddr;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
 } __core;
 
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
-	unsigned long sk_flags;
 } __core;
 
 struct inet_connection_sock {

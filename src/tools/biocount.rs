@@ -15,9 +15,19 @@ pub static ROW: ToolRow = ToolRow {
     name: "biocount",
     about: "Block I/O issued, by command",
     histogram: false,
-    options: TopArgs::augment_args,
+    options: Options::augment_args,
     start,
 };
+
+#[derive(Debug, Args)]
+struct Options {
+    #[command(flatten)]
+    top: TopArgs,
+
+    /// Only this disk
+    #[arg(short, long, value_name = "DISK")]
+    disk: Option<String>,
+}
 
 static COLUMNS: Columns = Columns {
     count: "I/O",
@@ -26,13 +36,12 @@ static COLUMNS: Columns = Columns {
 };
 
 fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
-    let top = TopArgs::from_arg_matches(matches)?;
-    let settings = context
-        .settings()
+    let options = Options::from_arg_matches(matches)?;
+    let settings = block::disk_filter(context.settings(), options.disk.as_deref())?
         .global("owners_known", Global::Bool(true));
     let mut bpf = context.load(ROW.name, &settings)?;
     let used = hooks::attach(&mut bpf, &context.kernel, &[&block::ISSUE, &block::OWNER])?;
-    let render = comm_table::renderer(&COLUMNS, &top, |key| {
+    let render = comm_table::renderer(&COLUMNS, &options.top, |key| {
         Some(("D", block::operation_letter(key.detail).to_string()))
     });
     Ok(Box::new(TallyTool::new(

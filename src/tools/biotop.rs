@@ -41,6 +41,10 @@ struct Options {
     #[arg(short, long, value_enum, default_value_t = Sort::Bytes)]
     sort: Sort,
 
+    /// Only this disk
+    #[arg(short, long, value_name = "DISK")]
+    disk: Option<String>,
+
     /// Do not clear the terminal between reports
     #[arg(short = 'C', long)]
     noclear: bool,
@@ -60,8 +64,7 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
         (_, true) => 1 << 1,
         _ => u64::MAX,
     };
-    let settings = context
-        .settings()
+    let settings = block::disk_filter(context.settings(), options.disk.as_deref())?
         .global("owners_known", Global::Bool(true))
         .global("wanted_operations", Global::U64(operations));
     let mut bpf = context.load(ROW.name, &settings)?;

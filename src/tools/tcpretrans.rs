@@ -31,8 +31,8 @@ struct Options {
     lossprobe: bool,
 
     /// Count retransmits per flow
-    #[arg(short = 'c', long, conflicts_with = "by_comm")]
-    count: bool,
+    #[arg(short = 'c', long = "count", conflicts_with = "by_comm")]
+    flows: bool,
 
     /// Count retransmits per command: that of the socket's owner, not of the interrupted task
     #[arg(long)]
@@ -83,7 +83,7 @@ impl Tcpretrans {
     }
 
     fn counts_events(&self) -> bool {
-        self.options.count || self.options.by_comm
+        self.options.flows || self.options.by_comm
     }
 }
 
