@@ -24,6 +24,7 @@ struct address_space {
 
 struct task_io_accounting {
 	__u64 syscr;
+	__u64 syscw;
 } __core;
 
 struct task_struct___accounting {
@@ -52,6 +53,11 @@ struct request {
 	__u64 last;
 	/* The fault. */
 	__u64 faults_done;
+	/* Pages that came in before it was known what for: a read tells only when it has its pages.
+	 * A write never tells; it ends, and the pages are then nobody's misses. */
+	__u64 pending_pages;
+	__u64 pending_reads_done;
+	__u64 pending_writes_done;
 	bool reading;
 	bool faulting;
 	bool mapping_around;
@@ -78,6 +84,14 @@ static __always_inline __u64 reads_done(void)
 	return reads;
 }
 
+static __always_inline __u64 writes_done(void)
+{
+	struct task_struct___accounting *task = (void *)bpf_get_current_task();
+	__u64 writes = 0;
+	core_read(&writes, &task->ioac.syscw);
+	return writes;
+}
+
 static __always_inline __u64 faults_done(void)
 {
 	struct task_struct___accounting *task = (void *)bpf_get_current_task();
@@ -101,12 +115,26 @@ static __always_inline struct request *request_of_current(void)
 	return request;
 }
 
+static __always_inline bool pending_is_of_now(const struct request *request)
+{
+	return request->pending_reads_done == reads_done() &&
+	       request->pending_writes_done == writes_done();
+}
+
+static __always_inline void settle_pending(struct request *request)
+{
+	if (request->pending_pages && pending_is_of_now(request))
+		count_pages(MISSES, request->pending_pages);
+	request->pending_pages = 0;
+}
+
 /* A read wants pages index to last. */
 static __always_inline void read_pages(const struct address_space *mapping, __u64 index, __u64 last)
 {
 	struct request *request = request_of_current();
 	if (!request)
 		return;
+	settle_pending(request);
 	__u64 reads = reads_done();
 	bool same = request->reading && request->reads_done == reads &&
 		    request->mapping == (__u64)mapping && request->last == last;
@@ -204,14 +232,22 @@ int add_to_page_cache(__u64 *args)
 {
 	if (!current_wanted())
 		return 0;
-	__u32 tid = (__u32)bpf_get_current_pid_tgid();
-	struct request *request = bpf_map_lookup_elem(&requests, &tid);
+	struct request *request = request_of_current();
 	if (!request)
 		return 0;
+	__u64 pages = pages_of((void *)args[0]);
 	bool in_read = request->reading && request->reads_done == reads_done();
 	bool in_fault = request->faulting && request->faults_done == faults_done();
-	if (in_read || in_fault)
-		count_pages(MISSES, pages_of((void *)args[0]));
+	if (in_read || in_fault) {
+		count_pages(MISSES, pages);
+		return 0;
+	}
+	if (!pending_is_of_now(request)) {
+		request->pending_pages = 0;
+		request->pending_reads_done = reads_done();
+		request->pending_writes_done = writes_done();
+	}
+	request->pending_pages += pages;
 	return 0;
 }
 

@@ -35,7 +35,6 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	__u16 skc_dport;
-	__u16 skc_num;
 	__u32 skc_daddr;
 	__u32 skc_rcv_saddr;
 	struct in6_addr skc_v6_daddr;
@@ -46,6 +45,10 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
+} __core;
+
+struct inet_sock {
+	__u16 inet_sport;
 } __core;
 
 struct inet_connection_sock {
@@ -206,9 +209,12 @@ static __always_inline void adopt(struct task_struct *task, struct file *file)
 static __always_inline void describe_socket(const struct sock *sk, struct tcp_event *event)
 {
 	const struct sock_common *common = &sk->__sk_common;
+	const struct inet_sock *inet = (const void *)sk;
 	__u16 port = 0;
 	core_read(&event->family, &common->skc_family);
-	core_read(&event->local_port, &common->skc_num);
+	/* Not skc_num: that is 0 once a closing socket has given its port back. */
+	core_read(&port, &inet->inet_sport);
+	event->local_port = __builtin_bswap16(port);
 	core_read(&port, &common->skc_dport);
 	event->remote_port = __builtin_bswap16(port);
 	if (event->family == AF_INET6) {
