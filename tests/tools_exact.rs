@@ -2,6 +2,8 @@
 //!
 //! They need root. Without it they say so and pass, except where `CI` is set.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +22,10 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone_and_privileged() -> Option<MutexGuard<'static, ()>> {
     if !rustix::process::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "CI must run these tests as root");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI must run these tests as root"
+        );
         eprintln!("skipped: needs root");
         return None;
     }
@@ -53,12 +58,22 @@ impl Running {
     fn finish(mut self) -> Vec<Value> {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         let mut out = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        self.child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut out)
+            .unwrap();
         assert!(self.child.wait().unwrap().success());
         let mut messages = String::new();
         self.stderr.read_to_string(&mut messages).unwrap();
-        assert!(!messages.contains("map_full") && !messages.contains("ring_full"), "{messages}");
-        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        assert!(
+            !messages.contains("map_full") && !messages.contains("ring_full"),
+            "{messages}"
+        );
+        out.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 }
 
@@ -76,8 +91,16 @@ impl LoopDevice {
     fn new() -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(16 << 20).unwrap();
-        let output = Command::new("losetup").args(["-f", "--show"]).arg(file.path()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(file.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let path = String::from_utf8(output.stdout).unwrap().trim().to_owned();
         Self { path, _file: file }
     }
@@ -108,7 +131,10 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        Command::new("losetup").args(["-d", &self.path]).status().unwrap();
+        Command::new("losetup")
+            .args(["-d", &self.path])
+            .status()
+            .unwrap();
     }
 }
 
@@ -124,7 +150,9 @@ fn known_io(device: &LoopDevice) {
 
 #[test]
 fn biolatency_counts_each_request_once() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     let device = LoopDevice::new();
     let pid = own_pid();
     for extra in [&[][..], &["-Q"], &["-D"], &["-m"], &["-p", &pid]] {
@@ -139,15 +167,21 @@ fn biolatency_counts_each_request_once() {
     let reports = tool.finish();
     let count_of = |operation: &str| -> u64 {
         let histograms = reports[0]["histograms"].as_array().unwrap();
-        let named = histograms.iter().filter(|h| h["flags"].as_str().unwrap().ends_with(operation));
-        named.map(|histogram| histogram["count"].as_u64().unwrap()).sum()
+        let named = histograms
+            .iter()
+            .filter(|h| h["flags"].as_str().unwrap().ends_with(operation));
+        named
+            .map(|histogram| histogram["count"].as_u64().unwrap())
+            .sum()
     };
     assert_eq!((count_of("Read"), count_of("Write")), (READS, WRITES));
 }
 
 #[test]
 fn biotop_and_biocount_know_bytes_direction_and_owner() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     let device = LoopDevice::new();
     let top = Running::start(&["biotop", "60", "-d", device.name()]);
     let count = Running::start(&["biocount", "60", "-d", device.name()]);
@@ -159,20 +193,32 @@ fn biotop_and_biocount_know_bytes_direction_and_owner() {
     ];
     for (letter, operation, requests, bytes) in expected {
         let rows = top[0]["rows"].as_array().unwrap();
-        let row = rows.iter().find(|row| row["operation"] == operation).unwrap();
-        assert_eq!((&row["io"], &row["bytes"]), (&requests.into(), &bytes.into()));
+        let row = rows
+            .iter()
+            .find(|row| row["operation"] == operation)
+            .unwrap();
+        assert_eq!(
+            (&row["io"], &row["bytes"]),
+            (&requests.into(), &bytes.into())
+        );
         assert_eq!(row["pid"], std::process::id());
         assert_eq!(row["disk"], device.name());
         let rows = count[0]["rows"].as_array().unwrap();
         let row = rows.iter().find(|row| row["d"] == letter).unwrap();
-        assert_eq!((&row["count"], &row["bytes"]), (&requests.into(), &bytes.into()));
+        assert_eq!(
+            (&row["count"], &row["bytes"]),
+            (&requests.into(), &bytes.into())
+        );
     }
 }
 
 /// Run-queue wait in nanoseconds and number of runs: fields 2 and 3 of /proc/PID/schedstat.
 fn schedstat(pid: u32) -> (u64, u64) {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
-    let numbers: Vec<u64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let numbers: Vec<u64> = text
+        .split_whitespace()
+        .map(|word| word.parse().unwrap())
+        .collect();
     (numbers[1], numbers[2])
 }
 
@@ -191,7 +237,9 @@ fn busy_loop() -> Child {
 
 #[test]
 fn runqlat_agrees_with_the_schedulers_own_account() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     let mut loops = [busy_loop(), busy_loop()];
     let pids = loops.each_ref().map(Child::id);
     let before = pids.map(schedstat);
@@ -222,17 +270,31 @@ fn runqlat_agrees_with_the_schedulers_own_account() {
         let histogram = histograms.iter().find(of_pid).unwrap();
         let waited_us = (after[index].0 - before[index].0) / 1000;
         let runs = after[index].1 - before[index].1;
-        let (count, sum) = (histogram["count"].as_u64().unwrap(), histogram["sum"].as_u64().unwrap());
-        println!("pid {}: {count} waits of {runs} runs, {sum} of {waited_us} us", pids[index]);
+        let (count, sum) = (
+            histogram["count"].as_u64().unwrap(),
+            histogram["sum"].as_u64().unwrap(),
+        );
+        println!(
+            "pid {}: {count} waits of {runs} runs, {sum} of {waited_us} us",
+            pids[index]
+        );
         assert_eq!(count, runs);
-        assert!(sum.abs_diff(waited_us) <= waited_us / 50 + count, "{sum} {waited_us}");
-        assert!(histogram["max"].as_u64().unwrap() >= 1000, "they share a CPU, so they wait");
+        assert!(
+            sum.abs_diff(waited_us) <= waited_us / 50 + count,
+            "{sum} {waited_us}"
+        );
+        assert!(
+            histogram["max"].as_u64().unwrap() >= 1000,
+            "they share a CPU, so they wait"
+        );
     }
 }
 
 #[test]
 fn tcplife_knows_the_bytes_and_the_owner_of_both_ends() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     const REPLY: usize = 5000;
     let tool = Running::start(&["tcplife"]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -259,18 +321,30 @@ fn tcplife_knows_the_bytes_and_the_owner_of_both_ends() {
         let mut bytes: Vec<_> = of_end
             .map(|event| {
                 assert_eq!(event["pid"], std::process::id(), "{event}");
-                (event["tx_bytes"].as_u64().unwrap(), event["rx_bytes"].as_u64().unwrap())
+                (
+                    event["tx_bytes"].as_u64().unwrap(),
+                    event["rx_bytes"].as_u64().unwrap(),
+                )
             })
             .collect();
         bytes.sort_unstable();
         bytes
     };
-    assert_eq!(bytes_at("rport"), sizes.map(|size| (size as u64, REPLY as u64)));
-    assert_eq!(bytes_at("lport"), sizes.map(|size| (REPLY as u64, size as u64)));
+    assert_eq!(
+        bytes_at("rport"),
+        sizes.map(|size| (size as u64, REPLY as u64))
+    );
+    assert_eq!(
+        bytes_at("lport"),
+        sizes.map(|size| (REPLY as u64, size as u64))
+    );
 }
 
 fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    let status = Command::new("ip")
+        .args(arguments.split(' '))
+        .status()
+        .unwrap();
     assert!(status.success(), "ip {arguments}");
 }
 
@@ -278,13 +352,27 @@ fn ip(arguments: &str) {
 fn retransmitted_segments() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let column = lines.next().unwrap().split(' ').position(|name| name == "RetransSegs").unwrap();
-    lines.next().unwrap().split(' ').nth(column).unwrap().parse().unwrap()
+    let column = lines
+        .next()
+        .unwrap()
+        .split(' ')
+        .position(|name| name == "RetransSegs")
+        .unwrap();
+    lines
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(column)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[test]
 fn tcpretrans_counts_each_retransmit_and_charges_the_sender() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     const RETRANSMITS: libc::c_int = 2;
     let tool = Running::start(&["tcpretrans"]);
     let by_comm = Running::start(&["tcpretrans", "--by-comm"]);
@@ -306,7 +394,10 @@ fn tcpretrans_counts_each_retransmit_and_charges_the_sender() {
                 let size = size_of::<libc::c_int>() as u32;
                 let tries = RETRANSMITS;
                 let tries = (&raw const tries).cast();
-                assert_eq!(libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, tries, size), 0);
+                assert_eq!(
+                    libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, tries, size),
+                    0
+                );
                 let mut address: libc::sockaddr_in = std::mem::zeroed();
                 address.sin_family = libc::AF_INET as u16;
                 address.sin_port = 9_u16.to_be();
@@ -323,7 +414,10 @@ fn tcpretrans_counts_each_retransmit_and_charges_the_sender() {
     // Kernels since 6.5 may try some times more before the limit counts.
     assert!(counted >= RETRANSMITS as u64);
     let events = tool.finish();
-    let ours: Vec<_> = events.iter().filter(|event| event["raddr"] == "10.99.0.2").collect();
+    let ours: Vec<_> = events
+        .iter()
+        .filter(|event| event["raddr"] == "10.99.0.2")
+        .collect();
     assert_eq!(ours.len() as u64, counted);
     for event in ours {
         assert_eq!(event["pid"], std::process::id());
@@ -332,7 +426,10 @@ fn tcpretrans_counts_each_retransmit_and_charges_the_sender() {
     }
     let commands = by_comm.finish();
     let rows = commands[0]["commands"].as_array().unwrap();
-    let row = rows.iter().find(|row| row["comm"] == "lost-sender").unwrap();
+    let row = rows
+        .iter()
+        .find(|row| row["comm"] == "lost-sender")
+        .unwrap();
     assert_eq!(row["retransmits"], counted);
 }
 
@@ -367,11 +464,15 @@ fn read_whole(file: &File, bytes: usize) {
 
 #[test]
 fn cachestat_tells_cold_from_warm_to_the_page() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     // Not in a tmpfs: its pages are the file.
     let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (_, written_misses, dirties) =
-        cachestat(|| file.write_all(&vec![7; FILE_PAGES as usize * PAGE]).unwrap());
+    let (_, written_misses, dirties) = cachestat(|| {
+        file.write_all(&vec![7; FILE_PAGES as usize * PAGE])
+            .unwrap()
+    });
     assert_eq!(dirties, FILE_PAGES);
     assert_eq!(written_misses, 0, "a write's new pages are no misses");
     // Pages of this program that are first used meanwhile are accesses, too.
@@ -380,10 +481,16 @@ fn cachestat_tells_cold_from_warm_to_the_page() {
         forget_pages(&file);
         let (hits, misses, _) = cachestat(|| read_whole(&file, bytes));
         assert_eq!(misses, FILE_PAGES, "cold, {bytes} at a time");
-        assert!(hits <= others_max, "{hits} hits in a cold file, {bytes} at a time");
+        assert!(
+            hits <= others_max,
+            "{hits} hits in a cold file, {bytes} at a time"
+        );
         let (hits, misses, _) = cachestat(|| read_whole(&file, bytes));
         assert_eq!(misses, 0, "warm, {bytes} at a time");
-        assert!((FILE_PAGES..=FILE_PAGES + others_max).contains(&hits), "{hits}");
+        assert!(
+            (FILE_PAGES..=FILE_PAGES + others_max).contains(&hits),
+            "{hits}"
+        );
     }
     forget_pages(&file);
     // SAFETY: advice on a descriptor of our own.
@@ -392,7 +499,8 @@ fn cachestat_tells_cold_from_warm_to_the_page() {
         let mut page = [0; PAGE];
         for index in 0..100 {
             // 389 has no factor in common with the number of pages.
-            file.read_exact_at(&mut page, index * 389 % FILE_PAGES * PAGE as u64).unwrap();
+            file.read_exact_at(&mut page, index * 389 % FILE_PAGES * PAGE as u64)
+                .unwrap();
         }
     });
     assert_eq!(misses, 100, "random reads");
@@ -400,7 +508,9 @@ fn cachestat_tells_cold_from_warm_to_the_page() {
 
 #[test]
 fn funccount_and_syslat_count_each_call() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     const CALLS: u64 = 12_345;
     let pid = own_pid();
     let functions = Running::start(&["funccount", "c:getppid", "-p", &pid]);
@@ -422,7 +532,9 @@ fn funccount_and_syslat_count_each_call() {
 
 #[test]
 fn syslat_times_a_known_sleep_and_can_leave_it_out() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     let pid = own_pid();
     let slept = Running::start(&["syslat", "--syscall", "clock_nanosleep", "-p", &pid]);
     let awake = Running::start(&["syslat", "--no-sleep", "-p", &pid]);
@@ -434,7 +546,11 @@ fn syslat_times_a_known_sleep_and_can_leave_it_out() {
     assert_eq!(histogram["count"], 20);
     assert!(histogram["sum"].as_u64().unwrap() >= 400_000);
     let rows = histogram["rows"].as_array().unwrap();
-    assert!(rows.iter().all(|row| row["low"].as_u64().unwrap() >= 16_384), "{rows:?}");
+    assert!(
+        rows.iter()
+            .all(|row| row["low"].as_u64().unwrap() >= 16_384),
+        "{rows:?}"
+    );
     for histogram in awake[0]["histograms"].as_array().unwrap() {
         assert!(histogram["sum"].as_u64().unwrap() < 400_000, "{histogram}");
     }
@@ -442,7 +558,9 @@ fn syslat_times_a_known_sleep_and_can_leave_it_out() {
 
 #[test]
 fn vfslat_counts_file_reads_and_writes_apart() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     let file = tempfile::tempfile().unwrap();
     let (mut pipe_out, mut pipe_in) = std::io::pipe().unwrap();
     let tool = Running::start(&["vfslat", "-p", &own_pid()]);
@@ -458,10 +576,18 @@ fn vfslat_counts_file_reads_and_writes_apart() {
     let reports = tool.finish();
     let histograms = reports[0]["histograms"].as_array().unwrap();
     let count_of = |operation: &str| -> u64 {
-        let named = histograms.iter().filter(|histogram| histogram["operation"] == operation);
-        named.map(|histogram| histogram["count"].as_u64().unwrap()).sum()
+        let named = histograms
+            .iter()
+            .filter(|histogram| histogram["operation"] == operation);
+        named
+            .map(|histogram| histogram["count"].as_u64().unwrap())
+            .sum()
     };
-    assert_eq!((count_of("write"), count_of("read")), (300, 200), "{reports:?}");
+    assert_eq!(
+        (count_of("write"), count_of("read")),
+        (300, 200),
+        "{reports:?}"
+    );
 }
 
 fn tallied(report: &Value, name: &str) -> u64 {
@@ -471,7 +597,9 @@ fn tallied(report: &Value, name: &str) -> u64 {
 
 #[test]
 fn kmalloc_counts_messages_and_their_bytes() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     const MESSAGES: usize = 500;
     // msgsnd(2) takes one kmalloc of a header and the text; two sizes take the header out.
     let requested = [100_usize, 900].map(|size| {
@@ -491,18 +619,26 @@ fn kmalloc_counts_messages_and_their_bytes() {
             libc::msgctl(queue, libc::IPC_RMID, std::ptr::null_mut());
             let count = tallied(&report, "count");
             println!("{report}");
-            assert!((MESSAGES as u64..MESSAGES as u64 + 20).contains(&count), "{count}");
+            assert!(
+                (MESSAGES as u64..MESSAGES as u64 + 20).contains(&count),
+                "{count}"
+            );
             tallied(&report, "requested_bytes")
         }
     });
     let difference = requested[1] - requested[0];
     let expected = (MESSAGES * (900 - 100)) as u64;
-    assert!(difference.abs_diff(expected) < 20_000, "{difference} instead of {expected}");
+    assert!(
+        difference.abs_diff(expected) < 20_000,
+        "{difference} instead of {expected}"
+    );
 }
 
 #[test]
 fn pagealloc_counts_touched_pages() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     const PAGES: usize = 3000;
     let mut memory = memmap2::MmapMut::map_anon(PAGES * PAGE).unwrap();
     memory.advise(memmap2::Advice::NoHugePage).unwrap();
@@ -514,12 +650,17 @@ fn pagealloc_counts_touched_pages() {
     println!("{report}");
     // One more for every 512 pages' table, and a few for what else the thread touches.
     let pages = tallied(&report, "pages");
-    assert!((PAGES as u64..PAGES as u64 + 40).contains(&pages), "{pages}");
+    assert!(
+        (PAGES as u64..PAGES as u64 + 40).contains(&pages),
+        "{pages}"
+    );
 }
 
 #[test]
 fn a_missing_hook_exits_3_and_names_the_way_out() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     if Path::new("/sys/bus/event_source/devices/kprobe").exists() {
         eprintln!("skipped: this kernel has kprobes");
         return;
@@ -530,13 +671,18 @@ fn a_missing_hook_exits_3_and_names_the_way_out() {
         .unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(3), "{message}");
-    assert!(message.contains("kprobe") && message.contains("t:CATEGORY:EVENT"), "{message}");
+    assert!(
+        message.contains("kprobe") && message.contains("t:CATEGORY:EVENT"),
+        "{message}"
+    );
     assert!(output.stdout.is_empty());
 }
 
 #[test]
 fn an_interval_alone_is_one_report_and_a_count_is_more() {
-    let Some(_alone) = alone_and_privileged() else { return };
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
     let reports = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_flame"))
             .args(arguments)

@@ -90,7 +90,8 @@ impl Bpf {
             let program: &mut UProbe = typed_program(ebpf, program)?;
             Ok(program.load()?)
         };
-        load(&mut self.ebpf).map_err(|error| explain(error, "loading the program of user functions"))
+        load(&mut self.ebpf)
+            .map_err(|error| explain(error, "loading the program of user functions"))
     }
 
     /// Attaches a loaded program to the instruction at `file_offset` of `file`, in all processes.

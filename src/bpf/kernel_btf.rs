@@ -214,11 +214,7 @@ mod tests {
         let switch = btf.tracepoint("sched_switch").unwrap();
         assert_eq!(
             switch[..3],
-            [
-                Parameter::Scalar,
-                Parameter::Pointer,
-                Parameter::Pointer
-            ]
+            [Parameter::Scalar, Parameter::Pointer, Parameter::Pointer]
         );
         assert!(btf.function("vfs_read").is_some());
         assert_eq!(btf.tracepoint("no_such_hook"), None);

@@ -65,7 +65,12 @@ impl Bpf {
     ///
     /// # Errors
     /// When the kernel refuses: not every function can be probed.
-    pub fn link_function(&mut self, program: &str, function: &str, cookie: u64) -> Result<PerfLink> {
+    pub fn link_function(
+        &mut self,
+        program: &str,
+        function: &str,
+        cookie: u64,
+    ) -> Result<PerfLink> {
         let program: &mut KProbe = typed_program(&mut self.ebpf, program)?;
         let program = program.fd()?.as_fd().as_raw_fd();
         let name = CString::new(function)?;
@@ -89,7 +94,8 @@ impl Bpf {
             config: id,
             ..perf_event_attr::default()
         };
-        link(program, &mut attr, cookie).with_context(|| format!("cannot attach to tracepoint {id}"))
+        link(program, &mut attr, cookie)
+            .with_context(|| format!("cannot attach to tracepoint {id}"))
     }
 }
 

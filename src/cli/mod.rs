@@ -15,8 +15,8 @@ use std::path::Path;
 use clap::{ArgMatches, Args, FromArgMatches};
 pub use clap_complete::Shell;
 pub use man::write_man_page;
-pub(crate) use targets::parse_duration;
 pub use surroundings::{ExecutableId, Surroundings};
+pub(crate) use targets::parse_duration;
 
 use crate::error::Error;
 use crate::profile::config::ProfileConfig;
@@ -222,7 +222,10 @@ fn expand_symlink_name(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args
         .first()
         .and_then(|program| Path::new(program).file_name());
-    let modes = MODES.iter().filter(|mode| mode.by_symlink).map(|mode| mode.name);
+    let modes = MODES
+        .iter()
+        .filter(|mode| mode.by_symlink)
+        .map(|mode| mode.name);
     let mode = modes
         .chain(TOOLS.iter().map(|row| row.name))
         .find(|mode| name == Some(OsStr::new(mode)));

@@ -82,11 +82,7 @@ pub fn disk_filter(settings: Settings, disk: Option<&str>) -> Result<Settings, E
 
 fn disk_number(disk: &str) -> Result<u32, Error> {
     let name = disk.strip_prefix("/dev/").unwrap_or(disk);
-    let unknown = || {
-        Error::Usage(format!(
-            "no such disk: {disk}; `ls /sys/block` lists them"
-        ))
-    };
+    let unknown = || Error::Usage(format!("no such disk: {disk}; `ls /sys/block` lists them"));
     if name.is_empty() || name.contains(['/', '.']) {
         return Err(unknown());
     }

@@ -201,6 +201,9 @@ mod tests {
     #[test]
     fn readahead_makes_no_negative_hits() {
         let report = report(&[tally(ACCESSES, 1), tally(MISSES, 32)], "");
-        assert_eq!((&report.json["hits"], &report.json["misses"]), (&0.into(), &32.into()));
+        assert_eq!(
+            (&report.json["hits"], &report.json["misses"]),
+            (&0.into(), &32.into())
+        );
     }
 }

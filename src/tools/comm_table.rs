@@ -46,9 +46,7 @@ fn report(
     tallies: &[(ReportKey, Tally)],
 ) -> Report {
     let mut tallies = tallies.to_vec();
-    tallies.sort_by_key(|(key, tally)| {
-        (std::cmp::Reverse((tally.count, tally.amount)), key.comm)
-    });
+    tallies.sort_by_key(|(key, tally)| (std::cmp::Reverse((tally.count, tally.amount)), key.comm));
     tallies.truncate(top);
     let mut text = String::new();
     let label_title = tallies.first().and_then(|(key, _)| label(key));

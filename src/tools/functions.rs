@@ -84,21 +84,26 @@ fn matcher(pattern: &str, is_regex: bool) -> Result<Regex, Error> {
     let expression = if is_regex {
         format!("^(?:{pattern})$")
     } else {
-        let glob = regex::escape(pattern).replace(r"\*", ".*").replace(r"\?", ".");
+        let glob = regex::escape(pattern)
+            .replace(r"\*", ".*")
+            .replace(r"\?", ".");
         format!("^{glob}$")
     };
     Regex::new(&expression).map_err(|error| Error::Usage(format!("bad pattern: {error}")))
 }
 
 fn tracepoints(category: &Regex, event: &Regex) -> Result<Vec<(String, u64)>> {
-    let events = ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"]
-        .into_iter()
-        .map(Path::new)
-        .find(|folder| folder.is_dir())
-        .ok_or_else(|| Error::NotAvailable {
-            problem: "tracefs is not mounted, so tracepoints have no numbers".into(),
-            remedy: "mount -t tracefs tracefs /sys/kernel/tracing".into(),
-        })?;
+    let events = [
+        "/sys/kernel/tracing/events",
+        "/sys/kernel/debug/tracing/events",
+    ]
+    .into_iter()
+    .map(Path::new)
+    .find(|folder| folder.is_dir())
+    .ok_or_else(|| Error::NotAvailable {
+        problem: "tracefs is not mounted, so tracepoints have no numbers".into(),
+        remedy: "mount -t tracefs tracefs /sys/kernel/tracing".into(),
+    })?;
     let mut found = Vec::new();
     for category_name in names(events, category)? {
         let folder = events.join(&category_name);
@@ -114,7 +119,8 @@ fn tracepoints(category: &Regex, event: &Regex) -> Result<Vec<(String, u64)>> {
 }
 
 fn names(folder: &Path, wanted: &Regex) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let names = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| folder.join(name).is_dir() && wanted.is_match(name));
@@ -150,13 +156,16 @@ fn locate(file: &str) -> Result<PathBuf> {
     std::env::split_paths(&path)
         .map(|folder| folder.join(file))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| Error::Usage(format!("no library and no command '{file}'; give a path")).into())
+        .ok_or_else(|| {
+            Error::Usage(format!("no library and no command '{file}'; give a path")).into()
+        })
 }
 
 /// Functions by name with the file offset of their code; one name per offset, since aliases
 /// would count a call twice.
 fn user_functions(path: &Path, wanted: &Regex) -> Result<Vec<(String, u64)>> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file =
+        std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let metadata = file.metadata()?;
     anyhow::ensure!(
         metadata.is_file() && metadata.len() < FILE_BYTES_MAX,
@@ -178,7 +187,10 @@ fn user_functions(path: &Path, wanted: &Regex) -> Result<Vec<(String, u64)>> {
             by_offset.entry(offset).or_insert_with(|| name.to_owned());
         }
     }
-    Ok(by_offset.into_iter().map(|(offset, name)| (name, offset)).collect())
+    Ok(by_offset
+        .into_iter()
+        .map(|(offset, name)| (name, offset))
+        .collect())
 }
 
 fn file_offset<'a>(elf: &impl Object<'a>, address: u64) -> Option<u64> {
@@ -199,7 +211,11 @@ mod tests {
         assert!(glob.is_match("ext4_sync_file") && !glob.is_match("my_ext4_x"));
         assert!(matcher("vfs_rea?", false).unwrap().is_match("vfs_read"));
         assert!(!matcher("a.c", false).unwrap().is_match("abc"));
-        assert!(matcher("vfs_(read|write)", true).unwrap().is_match("vfs_write"));
+        assert!(
+            matcher("vfs_(read|write)", true)
+                .unwrap()
+                .is_match("vfs_write")
+        );
         assert!(matcher("(", true).is_err());
     }
 
@@ -210,7 +226,10 @@ mod tests {
             panic!("not a user function");
         };
         assert!(path.to_string_lossy().contains("libc"));
-        assert!(found.iter().any(|(name, _)| name.ends_with("getppid")), "{found:?}");
+        assert!(
+            found.iter().any(|(name, _)| name.ends_with("getppid")),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -223,7 +223,10 @@ mod tests {
     fn slots_begin_where_they_should() {
         for value in (0..5000).chain([1 << 20, (1 << 30) - 1, 1 << 39]) {
             let slot = slot_of(value);
-            assert!(slot_start(slot) <= value && value < slot_start(slot + 1), "{value}");
+            assert!(
+                slot_start(slot) <= value && value < slot_start(slot + 1),
+                "{value}"
+            );
         }
     }
 
@@ -233,7 +236,10 @@ mod tests {
         assert_eq!(row_bounds(2), (2, 3));
         assert_eq!(row_bounds(10), (512, 1023));
         let rows = of(&[0, 1, 2, 3, 4, 1023, 1024]).rows();
-        assert_eq!((rows[1], rows[2], rows[3], rows[10], rows[11]), (2, 2, 1, 1, 1));
+        assert_eq!(
+            (rows[1], rows[2], rows[3], rows[10], rows[11]),
+            (2, 2, 1, 1, 1)
+        );
     }
 
     #[test]
@@ -276,7 +282,11 @@ mod tests {
             assert!((found / truth - 1.0).abs() < 0.125, "{percent}: {found}");
         }
         assert_eq!(histogram.max(), 100_000);
-        assert_eq!(of(&[700; 9]).percentile(99.9), 700, "never beyond the maximum");
+        assert_eq!(
+            of(&[700; 9]).percentile(99.9),
+            700,
+            "never beyond the maximum"
+        );
     }
 
     #[test]

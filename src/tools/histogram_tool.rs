@@ -1,8 +1,8 @@
 //! What all histogram tools are: a distribution per section of the report.
 
 use anyhow::Result;
-use std::collections::BTreeMap;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 use super::histogram::{Histogram, ROWS};
 use super::hooks::HookUse;

@@ -111,7 +111,11 @@ fn attach_way(bpf: &mut Bpf, way: &Way) -> Result<(), String> {
 }
 
 fn names(way: &Way) -> String {
-    let hooks: Vec<_> = way.attach.iter().map(|(_, hook)| hook.to_string()).collect();
+    let hooks: Vec<_> = way
+        .attach
+        .iter()
+        .map(|(_, hook)| hook.to_string())
+        .collect();
     hooks.join(" + ")
 }
 

@@ -80,8 +80,8 @@ impl Timer {
     pub fn advance(&mut self, now: Instant) {
         self.done += 1;
         if let Some(interval) = self.interval {
-            let passed = now.saturating_duration_since(self.start).as_nanos()
-                / interval.as_nanos().max(1);
+            let passed =
+                now.saturating_duration_since(self.start).as_nanos() / interval.as_nanos().max(1);
             self.done = self.done.max(passed as u64);
         }
     }
@@ -123,11 +123,20 @@ mod tests {
         let start = Instant::now();
         let after = |millis| start + Duration::from_millis(millis);
         let mut timer = Timer::new(start, SECOND);
-        assert_eq!(timer.remaining(after(400)), Some(Duration::from_millis(600)));
+        assert_eq!(
+            timer.remaining(after(400)),
+            Some(Duration::from_millis(600))
+        );
         timer.advance(after(1050));
-        assert_eq!(timer.remaining(after(1050)), Some(Duration::from_millis(950)));
+        assert_eq!(
+            timer.remaining(after(1050)),
+            Some(Duration::from_millis(950))
+        );
         timer.advance(after(4300));
-        assert_eq!(timer.remaining(after(4300)), Some(Duration::from_millis(700)));
+        assert_eq!(
+            timer.remaining(after(4300)),
+            Some(Duration::from_millis(700))
+        );
         assert_eq!(Timer::new(start, None).remaining(start), None);
     }
 }

@@ -38,7 +38,13 @@ pub fn printable_comm(comm: &[u8]) -> String {
     let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(name)
         .chars()
-        .map(|c| if c.is_control() || c == '\u{fffd}' { '?' } else { c })
+        .map(|c| {
+            if c.is_control() || c == '\u{fffd}' {
+                '?'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 

@@ -17,10 +17,10 @@ mod funccount;
 mod functions;
 pub mod heatmap;
 pub mod histogram;
+mod histogram_tool;
 pub mod hooks;
 pub mod interval;
 pub mod kernel_side;
-mod histogram_tool;
 mod kmalloc;
 mod pagealloc;
 mod runqlat;
@@ -91,10 +91,10 @@ pub fn by_name(name: &str) -> Option<&'static ToolRow> {
 /// A tool's command line: its own options, then those that all share.
 #[must_use]
 pub fn command(row: &ToolRow) -> clap::Command {
-    let command = clap::Command::new(row.name)
-        .about(row.about)
-        .after_help("INTERVAL alone is one report over that time; COUNT makes it more; -T goes on \
-                     until Ctrl-C, which always prints what was gathered.");
+    let command = clap::Command::new(row.name).about(row.about).after_help(
+        "INTERVAL alone is one report over that time; COUNT makes it more; -T goes on \
+                     until Ctrl-C, which always prints what was gathered.",
+    );
     let command = CommonArgs::augment_args((row.options)(command));
     if row.histogram {
         args::with_heatmap(command)

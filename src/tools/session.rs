@@ -50,8 +50,8 @@ impl Context {
     /// The settings that every object takes: the filters.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        let settings = Settings::default()
-            .global("filter_processes", Global::Bool(!self.pids.is_empty()));
+        let settings =
+            Settings::default().global("filter_processes", Global::Bool(!self.pids.is_empty()));
         match self.cgroup {
             Some((id, level)) => settings
                 .global("filter_cgroup_id", Global::U64(id))
@@ -101,7 +101,9 @@ pub fn run(invocation: &Invocation) -> Result<()> {
     let (row, matches) = (invocation.row, &invocation.matches);
     let common = CommonArgs::from_arg_matches(matches).map_err(usage)?;
     let heatmap = if row.histogram {
-        HeatmapArgs::from_arg_matches(matches).map_err(usage)?.heatmap
+        HeatmapArgs::from_arg_matches(matches)
+            .map_err(usage)?
+            .heatmap
     } else {
         None
     };

@@ -129,8 +129,14 @@ pub static ACCEPTS: Need = Need {
     ways: &[
         Way {
             attach: &[
-                ("accept4_exit", Hook::Tracepoint("syscalls", "sys_exit_accept4")),
-                ("accept_exit", Hook::Tracepoint("syscalls", "sys_exit_accept")),
+                (
+                    "accept4_exit",
+                    Hook::Tracepoint("syscalls", "sys_exit_accept4"),
+                ),
+                (
+                    "accept_exit",
+                    Hook::Tracepoint("syscalls", "sys_exit_accept"),
+                ),
             ],
             shape: Shape::Any,
             since: "5.10 and later, CONFIG_FTRACE_SYSCALLS, tracefs mounted",

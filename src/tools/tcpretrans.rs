@@ -78,7 +78,8 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
 impl Tcpretrans {
     fn drain(&mut self) -> Vec<TcpEvent> {
         let mut events = Vec::new();
-        self.ring.drain(|record| events.extend(TcpEvent::parse(record)));
+        self.ring
+            .drain(|record| events.extend(TcpEvent::parse(record)));
         events
     }
 
