@@ -4,10 +4,6 @@ use std::path::Path;
 #[derive(Debug, clap::Args)]
 pub struct Options {}
 /// x
-pub fn run(_root: &Path, _o: &Options) -> anyhow::Result<()> {
-    Ok(())
-}
+pub fn run(_root: &Path, _o: &Options) -> anyhow::Result<()> { Ok(()) }
 /// x
-pub fn perf_script_to_svg(_svg: &Path) -> anyhow::Result<()> {
-    Ok(())
-}
+pub fn perf_script_to_svg(_svg: &Path) -> anyhow::Result<()> { Ok(()) }

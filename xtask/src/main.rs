@@ -40,7 +40,5 @@ fn main() -> anyhow::Result<()> {
 /// The repository's top folder, whatever folder cargo was called from.
 fn workspace_root() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest
-        .parent()
-        .map_or_else(|| manifest.clone(), PathBuf::from)
+    manifest.parent().map_or_else(|| manifest.clone(), PathBuf::from)
 }
