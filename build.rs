@@ -22,9 +22,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             .ok_or("object without a name")?
             .to_string_lossy();
         let mode = file.trim_end_matches(".bpf.o");
+        let literal = path
+            .to_str()
+            .ok_or("the path of the checkout is not UTF-8")?;
         writeln!(
             table,
-            "    ({mode:?}, aya::include_bytes_aligned!({path:?})),"
+            "    ({mode:?}, aya::include_bytes_aligned!({literal:?})),"
         )?;
     }
     table.push_str("]\n");

@@ -5,7 +5,9 @@
  * Whatever does not fit (a stack-map collision, a full map, a bucket that is locked because the
  * event is an NMI) sends the whole sample through a ring buffer instead, so that only a full ring
  * loses one, and that is counted. */
+#include "cgroup.h"
 #include "profile_abi.h"
+#include "unwind.h"
 
 /* Set by the loader before the object is loaded. */
 const volatile bool want_kernel_stacks = true;
@@ -36,6 +38,20 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct short_stack);
+} short_stacks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, struct deep_stack);
+} deep_stacks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
 	__type(key, struct sample_key);
 	__type(value, struct sample_count);
 } samples SEC(".maps");
@@ -44,6 +60,11 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } whole_samples SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} snapshots SEC(".maps");
 
 /* Thread group ids whose samples count. The kernel keeps it: forks join, exits leave. */
 struct {
@@ -60,17 +81,44 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
+/* What one sample needs that the BPF stack is too small for. The walk is a global function's
+ * argument, so it is a map value of its own; the rest is used one at a time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct unwind_state);
+} walks SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct whole_sample);
-} scratch SEC(".maps");
+} whole_scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct stack_snapshot);
+} snapshot_scratch SEC(".maps");
 
 static const __u32 zero = 0;
 
 /* Why a sample could not be counted in the maps. */
 enum misfit { FITS, COLLISION, MAP_FULL, MAP_BUSY };
+
+/* One sample on its way. */
+struct sample_context {
+	struct bpf_perf_event_data *ctx;
+	struct counters *stats;
+	/* The walk by CFI; NULL when user stacks are walked by frame pointers. */
+	struct unwind_state *walk;
+	__u64 now;
+	bool kernel;
+	bool user;
+};
 
 static __always_inline enum misfit misfit_of(long error)
 {
@@ -84,43 +132,201 @@ static __always_inline enum misfit misfit_of(long error)
 	}
 }
 
-static __always_inline void send_whole(void *ctx, const struct sample_key *key, bool kernel,
-				       bool user, __u64 now, enum misfit why,
-				       struct counters *stats)
+/* ---- samples that travel ---- */
+
+/* The kernel stack's bytes, 0 without one. */
+static __always_inline __u32 copy_kernel_stack(struct bpf_perf_event_data *ctx, bool wanted,
+					       __u64 *frames)
 {
-	struct whole_sample *whole = bpf_map_lookup_elem(&scratch, &zero);
-	if (!whole)
-		return;
-	const long side_bytes = MAX_FRAMES * sizeof(__u64);
-	long kernel_bytes = 0, user_bytes = 0;
-	if (kernel)
-		kernel_bytes = bpf_get_stack(ctx, whole->frames, side_bytes, 0);
-	if (kernel_bytes < 0)
-		kernel_bytes = 0;
-	if (kernel_bytes > side_bytes)
-		return;
-	if (user)
-		user_bytes = bpf_get_stack(ctx, (void *)whole->frames + kernel_bytes,
-					   side_bytes, BPF_F_USER_STACK);
-	if (user_bytes < 0)
-		user_bytes = 0;
-	whole->key = *key;
-	whole->kernel_frames = kernel_bytes / sizeof(__u64);
-	whole->user_frames = user_bytes / sizeof(__u64);
-	whole->time_ns = now;
-	__u64 size = __builtin_offsetof(struct whole_sample, frames) + kernel_bytes + user_bytes;
-	if (size > sizeof(*whole))
-		return;
-	if (bpf_ringbuf_output(&whole_samples, whole, size, BPF_RB_NO_WAKEUP)) {
-		stats->lost_ring_full++;
-		return;
-	}
+	long bytes = wanted ? bpf_get_stack(ctx, frames, MAX_FRAMES * sizeof(__u64), 0) : 0;
+	return bytes < 0 || bytes > (long)(MAX_FRAMES * sizeof(__u64)) ? 0 : (__u32)bytes;
+}
+
+static __always_inline void count_rescue(struct counters *stats, enum misfit why)
+{
 	if (why == COLLISION)
 		stats->rescued_collision++;
 	else if (why == MAP_BUSY)
 		stats->rescued_map_busy++;
 	else
 		stats->rescued_map_full++;
+}
+
+static __always_inline void send_whole(const struct sample_context *sample,
+				       const struct sample_key *key, enum misfit why)
+{
+	struct whole_sample *whole = bpf_map_lookup_elem(&whole_scratch, &zero);
+	if (!whole)
+		return;
+	__u32 kernel_bytes = copy_kernel_stack(sample->ctx, sample->kernel, whole->frames);
+	if (kernel_bytes > MAX_FRAMES * sizeof(__u64))
+		return;
+	void *user_frames = (void *)whole->frames + kernel_bytes;
+	__u32 user_bytes = 0;
+	whole->outcome = 0;
+	if (sample->walk) {
+		user_bytes = (sample->walk->count & (2 * UNWIND_FRAMES_MAX - 1)) * sizeof(__u64);
+		if (user_bytes > UNWIND_FRAMES_MAX * sizeof(__u64))
+			user_bytes = UNWIND_FRAMES_MAX * sizeof(__u64);
+		bpf_probe_read_kernel(user_frames, user_bytes, sample->walk->addresses);
+		whole->outcome = sample->walk->outcome;
+	} else if (sample->user) {
+		long bytes = bpf_get_stack(sample->ctx, user_frames, MAX_FRAMES * sizeof(__u64),
+					   BPF_F_USER_STACK);
+		user_bytes = bytes < 0 ? 0 : (__u32)bytes;
+	}
+	whole->key = *key;
+	whole->kernel_frames = kernel_bytes / sizeof(__u64);
+	whole->user_frames = user_bytes / sizeof(__u64);
+	whole->time_ns = sample->now;
+	__u64 size = __builtin_offsetof(struct whole_sample, frames) + kernel_bytes + user_bytes;
+	if (size > sizeof(*whole))
+		return;
+	if (bpf_ringbuf_output(&whole_samples, whole, size, BPF_RB_NO_WAKEUP))
+		sample->stats->lost_ring_full++;
+	else
+		count_rescue(sample->stats, why);
+}
+
+/* Page by page, as nothing tells where a stack ends. Gives the bytes copied. */
+static __always_inline __u32 copy_user_stack(unsigned char *to, __u64 from)
+{
+	__u32 copied = 0;
+
+	for (int page = 0; page < SNAPSHOT_STACK_PAGES; page++) {
+		__u32 bytes = 4096 - (from & 4095);
+		if (copied > (SNAPSHOT_STACK_PAGES - 1) * 4096 ||
+		    bpf_probe_read_user(to + copied, bytes, (void *)from))
+			break;
+		copied += bytes;
+		from += bytes;
+	}
+	return copied;
+}
+
+/* The walk needs what is not loaded yet: it can be done later, from the stack's bytes. */
+static __always_inline bool send_snapshot(const struct sample_context *sample,
+					  const struct sample_key *key)
+{
+	struct stack_snapshot *snapshot = bpf_map_lookup_elem(&snapshot_scratch, &zero);
+	if (!snapshot || !sample->walk)
+		return false;
+	snapshot->key = *key;
+	snapshot->time_ns = sample->now;
+	snapshot->registers = sample->walk->registers;
+	snapshot->kernel_frames =
+		copy_kernel_stack(sample->ctx, sample->kernel, snapshot->frames) / sizeof(__u64);
+	__u32 bytes = copy_user_stack(snapshot->stack, snapshot->registers.sp);
+	snapshot->stack_bytes = bytes;
+	__u64 size = __builtin_offsetof(struct stack_snapshot, stack) + bytes;
+	if (size > sizeof(*snapshot))
+		return false;
+	if (bpf_ringbuf_output(&snapshots, snapshot, size, BPF_RB_NO_WAKEUP)) {
+		sample->stats->snapshots_unsent++;
+		return false;
+	}
+	sample->stats->snapshots++;
+	return true;
+}
+
+static __always_inline bool can_walk_later(__u32 outcome)
+{
+	return outcome == UNWIND_UNKNOWN_PROCESS || outcome == UNWIND_UNMAPPED ||
+	       outcome == UNWIND_NO_TABLE;
+}
+
+/* ---- samples that are counted ---- */
+
+/* Whether a stack that is kept under the same hash is this one. */
+static __always_inline bool is_same_stack(const struct unwind_state *walk, const __u32 outcome,
+					  const __u32 count, const __u64 *addresses,
+					  const __u32 frames_max)
+{
+	if (outcome != walk->outcome || count != walk->count)
+		return false;
+	for (__u32 frame = 0; frame < frames_max; frame++) {
+		if (frame >= count)
+			return true;
+		if (addresses[frame] != walk->addresses[frame])
+			return false;
+	}
+	return true;
+}
+
+__noinline int is_same_short_stack(struct unwind_state *walk, struct short_stack *kept)
+{
+	if (!walk || !kept)
+		return 0;
+	return is_same_stack(walk, kept->outcome, kept->count, kept->addresses, SHORT_FRAMES);
+}
+
+__noinline int is_same_deep_stack(struct unwind_state *walk, struct deep_stack *kept)
+{
+	if (!walk || !kept)
+		return 0;
+	return is_same_stack(walk, kept->outcome, kept->count, kept->addresses,
+			     UNWIND_FRAMES_MAX);
+}
+
+/* Puts the walked stack where its hash says, unless it is there. */
+static __always_inline enum misfit keep_walked_stack(struct unwind_state *walk,
+						     struct sample_key *key)
+{
+	__u64 hash = hash_word(walk->hash, walk->outcome);
+	bool is_short = walk->count <= SHORT_FRAMES;
+	long error;
+
+	key->user_stack = hash;
+	if (is_short) {
+		key->user_stack_place = USER_STACK_SHORT;
+		struct short_stack *kept = bpf_map_lookup_elem(&short_stacks, &hash);
+		if (kept)
+			return is_same_short_stack(walk, kept) ? FITS : COLLISION;
+		error = bpf_map_update_elem(&short_stacks, &hash, &walk->outcome, BPF_NOEXIST);
+		kept = error == -EEXIST ? bpf_map_lookup_elem(&short_stacks, &hash) : NULL;
+		if (kept)
+			return is_same_short_stack(walk, kept) ? FITS : COLLISION;
+	} else {
+		key->user_stack_place = USER_STACK_DEEP;
+		struct deep_stack *kept = bpf_map_lookup_elem(&deep_stacks, &hash);
+		if (kept)
+			return is_same_deep_stack(walk, kept) ? FITS : COLLISION;
+		error = bpf_map_update_elem(&deep_stacks, &hash, &walk->outcome, BPF_NOEXIST);
+		kept = error == -EEXIST ? bpf_map_lookup_elem(&deep_stacks, &hash) : NULL;
+		if (kept)
+			return is_same_deep_stack(walk, kept) ? FITS : COLLISION;
+	}
+	return error ? misfit_of(error) : FITS;
+}
+
+static __always_inline enum misfit keep_kernel_stack(const struct sample_context *sample,
+						     struct sample_key *key)
+{
+	long id = bpf_get_stackid(sample->ctx, &kernel_stacks, 0);
+	if (id >= 0)
+		key->kernel_stack_id = (__s32)id;
+	else if (id == -EFAULT)
+		sample->stats->no_kernel_stack++;
+	else
+		return misfit_of(id);
+	return FITS;
+}
+
+static __always_inline enum misfit keep_user_stack(const struct sample_context *sample,
+						   struct sample_key *key)
+{
+	if (sample->walk)
+		return keep_walked_stack(sample->walk, key);
+	long id = bpf_get_stackid(sample->ctx, &user_stacks, BPF_F_USER_STACK);
+	if (id >= 0) {
+		key->user_stack_place = USER_STACK_BY_ID;
+		key->user_stack = id;
+	} else if (id == -EFAULT) {
+		sample->stats->no_user_stack++;
+	} else {
+		return misfit_of(id);
+	}
+	return FITS;
 }
 
 static __always_inline enum misfit count_sample(const struct sample_key *key, __u64 now)
@@ -143,12 +349,13 @@ static __always_inline enum misfit count_sample(const struct sample_key *key, __
 	return FITS;
 }
 
+/* ---- which samples ---- */
+
 static __always_inline bool is_wanted(__u32 tgid)
 {
 	if (filter_processes && !bpf_map_lookup_elem(&targets, &tgid))
 		return false;
-	if (filter_cgroup_id &&
-	    bpf_get_current_ancestor_cgroup_id(filter_cgroup_level) != filter_cgroup_id)
+	if (filter_cgroup_id && !is_current_in_cgroup(filter_cgroup_id, filter_cgroup_level))
 		return false;
 	return true;
 }
@@ -165,8 +372,7 @@ static __always_inline void identify_image(struct task_struct *task, struct samp
 	key->start_time_low = (__u32)start_time;
 }
 
-SEC("perf_event")
-int sample(struct bpf_perf_event_data *ctx)
+static __always_inline int take_sample(struct bpf_perf_event_data *ctx, bool by_cfi)
 {
 	struct counters *stats = bpf_map_lookup_elem(&counters, &zero);
 	if (!stats)
@@ -187,52 +393,62 @@ int sample(struct bpf_perf_event_data *ctx)
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 task_flags = 0;
 	core_read(&task_flags, &task->flags);
-	bool in_user_mode = is_user_mode(&ctx->regs);
-	bool kernel = want_kernel_stacks && !in_user_mode;
-	bool user = want_user_stacks && tid && !(task_flags & PF_KTHREAD);
-	if (!kernel && !user) {
+	struct sample_context sample = {
+		.ctx = ctx,
+		.stats = stats,
+		.now = bpf_ktime_get_ns(),
+		.kernel = want_kernel_stacks && !is_user_mode(&ctx->regs),
+		.user = want_user_stacks && tid && !(task_flags & PF_KTHREAD),
+	};
+	if (!sample.kernel && !sample.user) {
 		stats->filtered++;
 		return 0;
 	}
 
-	__u64 now = bpf_ktime_get_ns();
 	struct sample_key key = {
 		.tgid = tgid,
 		.tid = per_thread ? tid : 0,
 		.cpu = per_cpu ? bpf_get_smp_processor_id() : 0,
 		.kernel_stack_id = NO_STACK,
-		.user_stack_id = NO_STACK,
 	};
 	bpf_get_current_comm(key.comm, sizeof(key.comm));
-	if (user)
+	if (sample.user) {
 		identify_image(task, &key);
+		if (by_cfi) {
+			sample.walk = bpf_map_lookup_elem(&walks, &zero);
+			if (!sample.walk)
+				return 0;
+			unwind_user(ctx, sample.walk);
+			if (can_walk_later(sample.walk->outcome) && send_snapshot(&sample, &key))
+				return 0;
+		}
+	}
 
 	enum misfit why = FITS;
-	if (kernel) {
-		long id = bpf_get_stackid(ctx, &kernel_stacks, 0);
-		if (id >= 0)
-			key.kernel_stack_id = (__s32)id;
-		else if (id == -EFAULT)
-			stats->no_kernel_stack++;
-		else
-			why = misfit_of(id);
-	}
-	if (user && why == FITS) {
-		long id = bpf_get_stackid(ctx, &user_stacks, BPF_F_USER_STACK);
-		if (id >= 0)
-			key.user_stack_id = (__s32)id;
-		else if (id == -EFAULT)
-			stats->no_user_stack++;
-		else
-			why = misfit_of(id);
-	}
+	if (sample.kernel)
+		why = keep_kernel_stack(&sample, &key);
+	if (sample.user && why == FITS)
+		why = keep_user_stack(&sample, &key);
 	if (why == FITS)
-		why = count_sample(&key, now);
+		why = count_sample(&key, sample.now);
 	if (why == FITS)
 		stats->counted++;
 	else
-		send_whole(ctx, &key, kernel, user, now, why, stats);
+		send_whole(&sample, &key, why);
 	return 0;
+}
+
+/* Twins: a kernel that cannot run the walk by CFI (below 5.15) verifies only the first. */
+SEC("perf_event")
+int sample_by_frame_pointers(struct bpf_perf_event_data *ctx)
+{
+	return take_sample(ctx, false);
+}
+
+SEC("perf_event")
+int sample_by_cfi(struct bpf_perf_event_data *ctx)
+{
+	return take_sample(ctx, true);
 }
 
 /* include/trace/events/sched.h: sched_process_fork(parent, child); the same on 5.10 to 7.2. */

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use flame::cli::{self, Command};
 use flame::error;
-use flame::profile::config::ProfileConfig;
+use flame::profile::session;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
@@ -25,7 +25,7 @@ fn run() -> anyhow::Result<()> {
     let invocation = cli::parse(std::env::args_os())?;
     log_to_stderr(invocation.verbosity);
     match invocation.command {
-        Command::Profile(config) => run_profile(&config),
+        Command::Profile(config) => session::run(&config),
         Command::Tool(tool) => flame::tools::session::run(&tool),
         Command::Man => {
             let mut page = Vec::new();
@@ -56,13 +56,4 @@ fn log_to_stderr(verbosity: u8) {
         .with_target(false)
         .without_time()
         .init();
-}
-
-fn run_profile(config: &ProfileConfig) -> anyhow::Result<()> {
-    flame::preflight::check_profile(config)?;
-    Err(error::Error::NotAvailable {
-        problem: "sampling".into(),
-        remedy: "none yet".into(),
-    }
-    .into())
 }

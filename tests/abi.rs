@@ -1,6 +1,8 @@
 //! The structs that cross the kernel boundary stand once in C and once in Rust. The objects' BTF
 //! says what the C compiler made of them; every field must be at the same place on this side.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::HashMap;
 use std::mem::{offset_of, size_of};
 
@@ -37,21 +39,29 @@ fn structs(object: &[u8]) -> HashMap<String, Layout> {
         let (kind, count) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
         at += 12;
         let extra = match kind {
-            1 | 14 | 17 => 4,              // integer, variable, declaration tag
-            3 => 12,                       // array
-            KIND_STRUCT | 5 | 15 => 12 * count, // struct, union, data section
-            19 => 12 * count,              // 64-bit enumeration
-            6 | 13 => 8 * count,           // enumeration, function prototype
+            1 | 14 | 17 => 4,                        // integer, variable, declaration tag
+            3 => 12,                                 // array
+            KIND_STRUCT | 5 | 15 | 19 => 12 * count, // struct, union, data section, 64-bit enumeration
+            6 | 13 => 8 * count,                     // enumeration, function prototype
             _ => 0,
         };
         if kind == KIND_STRUCT {
             let members = (0..count)
                 .map(|index| {
                     let member = at + 12 * index;
-                    (name(word(member)), (word(member + 8) & 0x00ff_ffff) as usize / 8)
+                    (
+                        name(word(member)),
+                        (word(member + 8) & 0x00ff_ffff) as usize / 8,
+                    )
                 })
                 .collect();
-            found.insert(name(name_offset), Layout { size: size as usize, members });
+            found.insert(
+                name(name_offset),
+                Layout {
+                    size: size as usize,
+                    members,
+                },
+            );
         }
         at += extra;
     }
@@ -77,13 +87,32 @@ fn profile_structs_agree() {
         structs,
         "sample_key",
         abi::SampleKey,
-        [tgid, tid, start_time_low, exec_id, cpu, kernel_stack_id, user_stack_id, comm]
+        [
+            tgid,
+            tid,
+            start_time_low,
+            exec_id,
+            cpu,
+            kernel_stack_id,
+            user_stack_id,
+            comm
+        ]
     );
-    assert_eq!((key.size, key.members.len()), (size_of::<abi::SampleKey>(), 8));
+    assert_eq!(
+        (key.size, key.members.len()),
+        (size_of::<abi::SampleKey>(), 8)
+    );
 
-    let count =
-        assert_same_layout!(structs, "sample_count", abi::SampleCount, [count, first_ns, last_ns]);
-    assert_eq!((count.size, count.members.len()), (size_of::<abi::SampleCount>(), 3));
+    let count = assert_same_layout!(
+        structs,
+        "sample_count",
+        abi::SampleCount,
+        [count, first_ns, last_ns]
+    );
+    assert_eq!(
+        (count.size, count.members.len()),
+        (size_of::<abi::SampleCount>(), 3)
+    );
 
     let whole = assert_same_layout!(
         structs,
@@ -92,7 +121,10 @@ fn profile_structs_agree() {
         [key, kernel_frames, user_frames, time_ns]
     );
     assert_eq!(whole.members["frames"], size_of::<abi::WholeSampleHeader>());
-    assert_eq!(whole.size, size_of::<abi::WholeSampleHeader>() + 2 * 8 * abi::MAX_FRAMES);
+    assert_eq!(
+        whole.size,
+        size_of::<abi::WholeSampleHeader>() + 2 * 8 * abi::MAX_FRAMES
+    );
 
     let counters = assert_same_layout!(
         structs,
@@ -112,7 +144,10 @@ fn profile_structs_agree() {
             untracked_children,
         ]
     );
-    assert_eq!((counters.size, counters.members.len()), (size_of::<abi::Counters>(), 11));
+    assert_eq!(
+        (counters.size, counters.members.len()),
+        (size_of::<abi::Counters>(), 11)
+    );
 }
 
 #[test]
@@ -122,6 +157,9 @@ fn every_object_has_one_text_section_at_most() {
         let text = file
             .sections()
             .filter(|section| section.name().unwrap().starts_with(".text") && section.size() > 0);
-        assert!(text.count() <= 1, "{mode}: the loader links only one .text section");
+        assert!(
+            text.count() <= 1,
+            "{mode}: the loader links only one .text section"
+        );
     }
 }

@@ -83,7 +83,7 @@ fn usage_errors_exit_2_and_say_what_is_wrong() {
         ("-F -1", "-1"),
         ("-F NaN", "NaN"),
         ("-F 1.5", "1.5"),
-        ("-F 18446744073709551615", "perf_event_max_sample_rate"),
+        ("-F 18446744073709551615", "10000 at most"),
         ("-F 10 -e faults", "-F has no meaning"),
         ("-e nope", "known: cpu-clock, "),
         ("-U -K", "--kernel-only"),

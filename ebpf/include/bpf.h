@@ -26,6 +26,7 @@ typedef _Bool bool;
 /* A map's definition, read by the loader from BTF. */
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name
+#define __array(name, value) typeof(value) *name[]
 
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,

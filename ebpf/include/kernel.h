@@ -25,10 +25,12 @@ struct task_struct {
 	int tgid;
 	struct mm_struct *mm;
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
 	struct signal_struct *signal;
 	__u64 start_time;
 	/* u32 before 5.7, u64 since: the low half is all that is read. */
 	__u32 self_exec_id;
+	__u32 parent_exec_id;
 	char comm[TASK_COMM_LEN];
 } __core;
 

@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 
-#define BUFFER_BYTES (16ul << 20)
+#define BUFFER_BYTES (4ul << 20)
 
 static struct truth truths[] = {{"read_zeros", 0}, {"think", 0}};
 
@@ -19,12 +19,13 @@ static inline __attribute__((always_inline)) long read_here(long fd, char *buffe
 }
 
 NOINLINE void read_zeros(int fd, char *buffer) {
-	for (int round = 0; round < 4; round++)
+	// In memory, so that this function has a stack frame and a frame pointer.
+	for (volatile int round = 0; round < 4; round++)
 		if (read_here(fd, buffer, BUFFER_BYTES) != (long)BUFFER_BYTES)
 			exit(1);
 }
 
-NOINLINE void think(void) { spin(1); }
+NOINLINE void think(void) { spin(2); }
 
 NOINLINE void work(int fd, char *buffer) {
 	TIMED(truths[0].cpu_ns, read_zeros(fd, buffer));

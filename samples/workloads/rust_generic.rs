@@ -1,21 +1,39 @@
 //! Rust names: modules, generics, trait methods, and functions inlined into their caller.
 //! Runs for SECONDS and prints the CPU time of its functions like the C workloads.
 
-use std::arch::asm;
 use std::time::{Duration, Instant};
 
 /// About a millisecond of spinning.
-const UNIT_ITERATIONS: u64 = 3_000_000;
+const UNIT_ITERATIONS: u64 = 600_000;
 
 mod kernel {
-    use super::{UNIT_ITERATIONS, asm};
+    use std::hint::black_box;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use super::UNIT_ITERATIONS;
+
+    /// Marsaglia's xorshift64.
+    static STATE: AtomicU64 = AtomicU64::new(88_172_645_463_325_252);
+
+    /// A number from 3/4 to 5/4 of its argument: a loop whose period is a multiple of the sampling
+    /// period would be seen at the same few points again and again.
+    #[inline(always)]
+    fn jittered(iterations: u64) -> u64 {
+        let mut state = STATE.load(Relaxed);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        STATE.store(state, Relaxed);
+        iterations * 3 / 4 + state % (iterations / 2)
+    }
 
     /// Inlined into every caller; only DWARF knows that it was here.
     #[inline(always)]
     pub fn spin(units: u64) {
-        for left in 0..units * UNIT_ITERATIONS {
-            // SAFETY: no instruction at all; it only keeps the loop.
-            unsafe { asm!("/* {0} */", in(reg) left, options(nomem, nostack)) };
+        // In memory, so that the caller has a stack frame and a frame pointer.
+        let mut left = jittered(units * UNIT_ITERATIONS);
+        while *black_box(&mut left) > 0 {
+            left -= 1;
         }
     }
 }
@@ -38,8 +56,6 @@ impl<C: Cost> Engine<C> {
     #[inline(never)]
     fn turn(&self) {
         kernel::spin(C::UNITS);
-        // SAFETY: no instruction; keeps the two instances from being merged with a tail call.
-        unsafe { asm!("/* {0} */", in(reg) self, options(nostack)) };
     }
 }
 
@@ -53,7 +69,10 @@ fn thread_cpu_ns() -> u64 {
         fn clock_gettime(id: i32, now: *mut Timespec) -> i32;
     }
     const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
-    let mut now = Timespec { seconds: 0, nanoseconds: 0 };
+    let mut now = Timespec {
+        seconds: 0,
+        nanoseconds: 0,
+    };
     // SAFETY: `now` is a timespec of this platform and outlives the call.
     unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
     now.seconds as u64 * 1_000_000_000 + now.nanoseconds as u64

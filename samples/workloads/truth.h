@@ -7,6 +7,10 @@
 #ifndef TRUTH_H
 #define TRUTH_H
 
+#ifdef __cplusplus
+#define _Thread_local thread_local
+#endif
+
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -21,7 +25,7 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 // About a millisecond of spinning: calls this long make the clocks around them negligible.
-#define UNIT_ITERATIONS 3000000ull
+#define UNIT_ITERATIONS 600000ull
 
 static inline uint64_t clock_ns(clockid_t id) {
 	struct timespec now;
@@ -32,11 +36,22 @@ static inline uint64_t clock_ns(clockid_t id) {
 static inline uint64_t thread_cpu_ns(void) { return clock_ns(CLOCK_THREAD_CPUTIME_ID); }
 static inline uint64_t wall_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
-// Spins inside its caller: samples land in the caller's own code. The loop needs no stack and no
-// memory, so every compiler flag leaves it alone.
+// A number from 3/4 to 5/4 of its argument. A loop whose period is a multiple of the sampling
+// period would be seen at the same few points again and again; this one never is.
+ALWAYS_INLINE uint64_t jittered(uint64_t iterations) {
+	static _Thread_local uint64_t state = 88172645463325252ull; // Marsaglia's xorshift64
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return iterations * 3 / 4 + state % (iterations / 2);
+}
+
+// Spins inside its caller: samples land in the caller's own code. The counter lives in memory, so
+// that the caller has a stack frame: compilers give leaf functions without one no frame pointer
+// either, whatever their flags.
 ALWAYS_INLINE void spin(uint64_t units) {
-	for (uint64_t left = units * UNIT_ITERATIONS; left; left--)
-		__asm__ volatile("" : "+r"(left));
+	for (volatile uint64_t left = jittered(units * UNIT_ITERATIONS); left; left--)
+		;
 }
 
 // CPU time of one call, added to a counter.

@@ -9,7 +9,7 @@ mod batch;
 mod kernel_btf;
 mod perf_link;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
@@ -191,7 +191,7 @@ impl Bpf {
     ///
     /// # Errors
     /// When the map is missing or the kernel refuses.
-    pub fn remove<K: Pod>(&self, map: &str, keys: &[K]) -> Result<()> {
+    pub fn remove_all<K: Pod>(&self, map: &str, keys: &[K]) -> Result<()> {
         batch::remove_all(map_data(self.map(map)?)?.fd().as_fd(), keys)
             .with_context(|| format!("cannot remove from the map {map}"))
     }
@@ -211,6 +211,22 @@ impl Bpf {
             .with_context(|| format!("cannot write to the map {map}"))
     }
 
+    /// Removes a key from a hash map, if it is there.
+    ///
+    /// # Errors
+    /// When the map is missing or of another shape.
+    pub fn remove(&mut self, map: &str, key: u32) -> Result<()> {
+        let data = self
+            .ebpf
+            .map_mut(map)
+            .ok_or_else(|| anyhow!("no map {map}"))?;
+        let mut hash = aya::maps::HashMap::<_, u32, u8>::try_from(data)?;
+        match hash.remove(&key) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("cannot remove from the map {map}")),
+        }
+    }
+
     /// The per-CPU values of the first entry of a per-CPU array.
     ///
     /// # Errors
@@ -226,6 +242,15 @@ impl Bpf {
     /// When the map is missing or of another type.
     pub fn stacks(&self, map: &str) -> Result<StackMap<'_>> {
         Ok(StackMap(StackTraceMap::try_from(self.map(map)?)?))
+    }
+
+    /// A descriptor of a map, for what this loader does not do itself.
+    ///
+    /// # Errors
+    /// When the map is missing, or we are out of descriptors.
+    pub fn map_fd(&self, map: &str) -> Result<OwnedFd> {
+        let map = map_data(self.map(map)?)?;
+        Ok(map.fd().as_fd().try_clone_to_owned()?)
     }
 
     /// Takes the ring buffer out of the object.
@@ -320,7 +345,7 @@ fn explain(error: anyhow::Error, doing: &str) -> anyhow::Error {
     let errno = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .find_map(|cause| Errno::from_io_error(cause));
+        .find_map(Errno::from_io_error);
     match errno {
         Some(errno) => {
             let release = rustix::system::uname()

@@ -17,6 +17,10 @@ use crate::render::PictureOptions;
 /// Not 100: a rate that no timer of the machine shares, so that samples do not fall in step.
 const DEFAULT_FREQUENCY_HZ: u64 = 99;
 
+/// A sample takes some 5 to 30 µs of its CPU. At 10 kHz that is up to a third of the machine; at
+/// 50 kHz a virtual machine did nothing else any more, not even end the profile.
+const FREQUENCY_HZ_MAX: u64 = 10_000;
+
 /// About one pixel of a full-screen picture.
 const DEFAULT_MIN_WIDTH_PCT: &str = "0.1";
 
@@ -274,6 +278,12 @@ impl ProfileArgs {
             return Err(Error::Usage(format!(
                 "-F has no meaning for {}: every occurrence is taken",
                 self.event
+            )));
+        }
+        if frequency_hz > FREQUENCY_HZ_MAX {
+            return Err(Error::Usage(format!(
+                "-F {frequency_hz} would leave the machine no time for anything else: use \
+                 {FREQUENCY_HZ_MAX} at most, and sample longer for more samples"
             )));
         }
         match surroundings.max_sample_rate_hz {

@@ -10,7 +10,7 @@ use crate::profile::config::{Destination, Targets, Unwind};
 fn surroundings() -> Surroundings {
     Surroundings {
         stdout_is_terminal: true,
-        max_sample_rate_hz: Some(100_000),
+        max_sample_rate_hz: Some(5000),
         executable_of,
     }
 }
@@ -291,7 +291,8 @@ fn usage_errors_say_what_is_wrong() {
         ("flame -F -5", "'-5'"),
         ("flame -F NaN", "'NaN'"),
         ("flame -F 18446744073709551616", "'18446744073709551616'"),
-        ("flame -F 100001", "limit of 100000"),
+        ("flame -F 10001", "10000 at most"),
+        ("flame -F 5001", "limit of 5000"),
         ("flame -F 99 -e page-faults", "no meaning for page-faults"),
         ("flame -e nope", "known: cpu-clock"),
         ("flame -U -K", "cannot be used with"),

@@ -26,7 +26,9 @@ pub fn check_process(pid: u32, status: Option<&str>) -> Result<(), Error> {
             format!("-p {tgid} takes all its threads, --per-thread keeps them apart"),
         ));
     }
-    if state.starts_with(['Z', 'X', 'x']) {
+    // The first thread may end before the others: it is a zombie then, the process is not.
+    let threads = field("Threads").and_then(|count| count.parse::<u32>().ok());
+    if state.starts_with(['Z', 'X', 'x']) && threads.is_none_or(|count| count <= 1) {
         return Err(failed(
             format!("process {pid} has ended (its parent has not yet waited for it)"),
             "leave it out; nothing of it runs any more",

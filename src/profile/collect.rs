@@ -5,9 +5,15 @@ use std::collections::hash_map::Entry;
 
 use anyhow::Result;
 
-use super::abi::{Counters, MAX_FRAMES, SampleCount, SampleKey, WholeSampleHeader};
+use super::abi::{
+    Counters, MAX_FRAMES, SHORT_FRAMES, SampleCount, SampleKey, SnapshotHeader, WalkedStack,
+    WholeSampleHeader, user_stack_place,
+};
 use super::raw::{ImageKey, RawProfile, RawSample, StackId};
-use crate::bpf::{Bpf, StackMap};
+use super::unwind::abi::{FRAMES_MAX, Outcome};
+use super::unwind::live::CopiedStack;
+use super::unwind::walk::Walk;
+use crate::bpf::{Bpf, Pod, StackMap};
 
 /// Gathers samples: those that arrive whole while sampling, the counted ones at the end.
 #[derive(Debug, Default)]
@@ -26,6 +32,19 @@ struct Identity {
     key: SampleKey,
     kernel: Option<StackId>,
     user: Option<StackId>,
+    outcome: Option<Outcome>,
+}
+
+/// A user stack and how its walk ended.
+type WalkedUserStack = (Option<StackId>, Option<Outcome>);
+
+/// A sample whose user stack is still to be walked.
+#[derive(Debug)]
+pub struct Snapshot {
+    key: SampleKey,
+    kernel: Box<[u64]>,
+    /// What to walk.
+    pub stack: CopiedStack,
 }
 
 impl Collector {
@@ -35,15 +54,33 @@ impl Collector {
             self.malformed += 1;
             return;
         };
-        let kernel = (!kernel.is_empty()).then(|| self.intern(kernel));
-        let user = (!user.is_empty()).then(|| self.intern(user));
-        let time = header.time_ns;
-        let count = SampleCount {
-            count: 1,
-            first_ns: time,
-            last_ns: time,
-        };
-        self.add(&header.key, &count, kernel, user);
+        let kernel = self.intern_unless_empty(kernel);
+        let user = self.intern_unless_empty(user);
+        let outcome = Outcome::from_number(header.outcome);
+        self.add(
+            &header.key,
+            &SampleCount::one(header.time_ns),
+            kernel,
+            (user, outcome),
+        );
+    }
+
+    /// Takes one record of the `snapshots` ring: to be walked, then given to
+    /// [`Collector::add_walked`].
+    pub fn read_snapshot(&mut self, record: &[u8]) -> Option<Snapshot> {
+        let snapshot = parse_snapshot(record);
+        if snapshot.is_none() {
+            self.malformed += 1;
+        }
+        snapshot
+    }
+
+    /// Takes a snapshot whose user stack has been walked.
+    pub fn add_walked(&mut self, snapshot: Snapshot, walk: Walk) {
+        let kernel = self.intern_unless_empty(snapshot.kernel);
+        let user = self.intern_unless_empty(walk.addresses.into());
+        let count = SampleCount::one(snapshot.stack.time_ns);
+        self.add(&snapshot.key, &count, kernel, (user, Some(walk.outcome)));
     }
 
     /// Takes everything that was counted in the maps. Sampling must have stopped.
@@ -54,12 +91,44 @@ impl Collector {
         let counted = bpf.read_hash::<SampleKey, SampleCount>("samples")?;
         let mut kernel_stacks = StackReader::new(bpf.stacks("kernel_stacks")?);
         let mut user_stacks = StackReader::new(bpf.stacks("user_stacks")?);
+        let short = self.read_walked::<SHORT_FRAMES>(bpf, "short_stacks")?;
+        let deep = self.read_walked::<FRAMES_MAX>(bpf, "deep_stacks")?;
         for (key, count) in &counted {
-            let kernel = kernel_stacks.get(key.kernel_stack_id, self)?;
-            let user = user_stacks.get(key.user_stack_id, self)?;
+            let kernel = match u32::try_from(key.kernel_stack_id) {
+                Ok(id) => Some(kernel_stacks.get(id, self)?),
+                Err(_) => None,
+            };
+            let walked = |stacks: &HashMap<u64, WalkedUserStack>| {
+                stacks.get(&key.user_stack).copied().unwrap_or_default()
+            };
+            let user = match key.user_stack_place {
+                user_stack_place::BY_ID => {
+                    (Some(user_stacks.get(key.user_stack as u32, self)?), None)
+                }
+                user_stack_place::SHORT => walked(&short),
+                user_stack_place::DEEP => walked(&deep),
+                _ => (None, None),
+            };
             self.add(key, count, kernel, user);
         }
         Ok(())
+    }
+
+    /// Stacks that the kernel side walked by call frame information, by hash.
+    fn read_walked<const FRAMES: usize>(
+        &mut self,
+        bpf: &Bpf,
+        map: &str,
+    ) -> Result<HashMap<u64, WalkedUserStack>> {
+        let stacks = bpf.read_hash::<u64, WalkedStack<FRAMES>>(map)?;
+        Ok(stacks
+            .iter()
+            .map(|(hash, stack)| {
+                let count = (stack.count as usize).min(FRAMES);
+                let id = self.intern_unless_empty(stack.addresses[..count].into());
+                (*hash, (id, Outcome::from_number(stack.outcome)))
+            })
+            .collect())
     }
 
     /// The finished raw profile.
@@ -82,17 +151,19 @@ impl Collector {
         key: &SampleKey,
         count: &SampleCount,
         kernel_stack: Option<StackId>,
-        user_stack: Option<StackId>,
+        (user_stack, outcome): WalkedUserStack,
     ) {
         let key = SampleKey {
             kernel_stack_id: -1,
-            user_stack_id: -1,
+            user_stack_place: 0,
+            user_stack: 0,
             ..*key
         };
         let identity = Identity {
             key,
             kernel: kernel_stack,
             user: user_stack,
+            outcome,
         };
         match self.by_identity.entry(identity) {
             Entry::Occupied(entry) => {
@@ -104,22 +175,23 @@ impl Collector {
             Entry::Vacant(entry) => {
                 entry.insert(self.samples.len());
                 self.samples.push(RawSample {
-                    image: ImageKey {
-                        tgid: key.tgid,
-                        start_time_low: key.start_time_low,
-                        exec_id: key.exec_id,
-                    },
+                    image: image_of(&key),
                     tid: key.tid,
                     cpu: Some(key.cpu),
                     comm: key.comm,
                     kernel_stack,
                     user_stack,
+                    outcome,
                     count: count.count,
                     first_ns: count.first_ns,
                     last_ns: count.last_ns,
                 });
             }
         }
+    }
+
+    fn intern_unless_empty(&mut self, addresses: Box<[u64]>) -> Option<StackId> {
+        (!addresses.is_empty()).then(|| self.intern(addresses))
     }
 
     fn intern(&mut self, addresses: Box<[u64]>) -> StackId {
@@ -136,7 +208,7 @@ impl Collector {
 /// Reads each stack of a stack map once: there is no batch call for them.
 struct StackReader<'a> {
     map: StackMap<'a>,
-    known: HashMap<i32, StackId>,
+    known: HashMap<u32, StackId>,
 }
 
 impl<'a> StackReader<'a> {
@@ -147,28 +219,52 @@ impl<'a> StackReader<'a> {
         }
     }
 
-    fn get(&mut self, id: i32, collector: &mut Collector) -> Result<Option<StackId>> {
-        let Ok(map_id) = u32::try_from(id) else {
-            return Ok(None);
-        };
+    fn get(&mut self, id: u32, collector: &mut Collector) -> Result<StackId> {
         if let Some(known) = self.known.get(&id) {
-            return Ok(Some(*known));
+            return Ok(*known);
         }
-        let interned = collector.intern(self.map.get(map_id)?);
+        let interned = collector.intern(self.map.get(id)?);
         self.known.insert(id, interned);
-        Ok(Some(interned))
+        Ok(interned)
     }
+}
+
+fn image_of(key: &SampleKey) -> ImageKey {
+    ImageKey {
+        tgid: key.tgid,
+        start_time_low: key.start_time_low,
+        exec_id: key.exec_id,
+    }
+}
+
+/// The header of a record and what follows it.
+fn split_header<T: Pod>(record: &[u8]) -> Option<(T, &[u8])> {
+    let (head, rest) = record.split_at_checked(size_of::<T>())?;
+    // SAFETY: `head` has the header's size, and a `Pod` is valid whatever its bytes are.
+    let header = unsafe { head.as_ptr().cast::<T>().read_unaligned() };
+    Some((header, rest))
+}
+
+fn parse_snapshot(record: &[u8]) -> Option<Snapshot> {
+    let (header, stack) = split_header::<SnapshotHeader>(record)?;
+    Some(Snapshot {
+        key: header.key,
+        kernel: header.frames.get(..header.kernel_frames as usize)?.into(),
+        stack: CopiedStack {
+            image: image_of(&header.key),
+            time_ns: header.time_ns,
+            registers: header.registers,
+            bytes: stack.get(..header.stack_bytes as usize)?.into(),
+        },
+    })
 }
 
 type WholeParts = (WholeSampleHeader, Box<[u64]>, Box<[u64]>);
 
 fn parse_whole(record: &[u8]) -> Option<WholeParts> {
-    let (head, frames) = record.split_at_checked(size_of::<WholeSampleHeader>())?;
-    // SAFETY: `head` has the header's size, and any bytes are a valid header (plain integers).
-    let header: WholeSampleHeader =
-        unsafe { head.as_ptr().cast::<WholeSampleHeader>().read_unaligned() };
+    let (header, frames) = split_header::<WholeSampleHeader>(record)?;
     let (kernel_frames, user_frames) = (header.kernel_frames as usize, header.user_frames as usize);
-    if kernel_frames > MAX_FRAMES || user_frames > MAX_FRAMES {
+    if kernel_frames > MAX_FRAMES || user_frames > FRAMES_MAX {
         return None;
     }
     let mut words = frames
@@ -194,6 +290,8 @@ pub fn sum(per_cpu: &[Counters]) -> Counters {
         no_kernel_stack: a.no_kernel_stack + b.no_kernel_stack,
         no_user_stack: a.no_user_stack + b.no_user_stack,
         untracked_children: a.untracked_children + b.untracked_children,
+        snapshots: a.snapshots + b.snapshots,
+        snapshots_unsent: a.snapshots_unsent + b.snapshots_unsent,
     })
 }
 
@@ -201,29 +299,22 @@ pub fn sum(per_cpu: &[Counters]) -> Counters {
 mod tests {
     use super::*;
 
-    fn key() -> SampleKey {
-        SampleKey {
-            tgid: 7,
-            tid: 0,
-            start_time_low: 1,
-            exec_id: 2,
-            cpu: 0,
-            kernel_stack_id: -1,
-            user_stack_id: -1,
-            comm: *b"postgres\0\0\0\0\0\0\0\0",
-        }
-    }
-
     fn whole(kernel: &[u64], user: &[u64], time_ns: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for word in [7, 0, 1, 2, 0, u32::MAX, u32::MAX] {
+        for word in [7, 0, 1, 2, 0, u32::MAX, 0, 0] {
             bytes.extend(word.to_ne_bytes());
         }
-        bytes.extend(key().comm);
-        bytes.extend((kernel.len() as u32).to_ne_bytes());
-        bytes.extend((user.len() as u32).to_ne_bytes());
-        bytes.extend(0_u32.to_ne_bytes());
+        bytes.extend(0_u64.to_ne_bytes());
+        bytes.extend(b"postgres\0\0\0\0\0\0\0\0");
         bytes.extend(time_ns.to_ne_bytes());
+        for word in [
+            kernel.len() as u32,
+            user.len() as u32,
+            Outcome::Rooted as u32,
+            0,
+        ] {
+            bytes.extend(word.to_ne_bytes());
+        }
         for address in kernel.iter().chain(user) {
             bytes.extend(address.to_ne_bytes());
         }

@@ -108,6 +108,8 @@ pub struct Quality {
     pub lost: Vec<(&'static str, u64)>,
     /// Samples kept by a fallback (not lost), by cause: stack-map collisions, full maps.
     pub rescued: Vec<(&'static str, u64)>,
+    /// Other things than samples that were missed, by what: names may lack because of them.
+    pub missed: Vec<(&'static str, u64)>,
     /// Samples with a user stack.
     pub user_stacks: u64,
     /// Of those, reached the outermost frame.

@@ -1,5 +1,7 @@
 //! What comes out of the kernel: addresses and counts, nothing named yet.
 
+use super::unwind::abi::Outcome;
+
 /// A stack's place in [`RawProfile::stacks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StackId(pub u32);
@@ -31,6 +33,9 @@ pub struct RawSample {
     pub kernel_stack: Option<StackId>,
     /// User stack, leaf first; `None` for kernel threads.
     pub user_stack: Option<StackId>,
+    /// How the walk of the user stack by call frame information ended; `None` for a walk by
+    /// frame pointers, which cannot tell.
+    pub outcome: Option<Outcome>,
     /// Number of samples.
     pub count: u64,
     /// `CLOCK_MONOTONIC` time of the first of them, in nanoseconds.

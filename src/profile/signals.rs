@@ -1,9 +1,17 @@
 //! Ctrl-C: the first one ends the sampling and the profile is written; the next one gives up.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::render::output;
+
+/// Signals that arrive so soon after the end of sampling were meant to end it: somebody was too
+/// late, or sent two, as timeout(1) does.
+const LATE: Duration = Duration::from_millis(200);
 
 /// SIGINT, SIGTERM and SIGHUP as a descriptor that polls readable. While it exists they do not
 /// end the program.
@@ -39,6 +47,33 @@ impl Signals {
         let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
         matches!(rustix::io::read(&self.0, &mut info), Ok(read) if read > 0)
     }
+
+    /// Sampling is over: from now on a signal ends the program, and no half-written file stays.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn give_up_on_next(self) -> Result<()> {
+        let watch = move || {
+            std::thread::sleep(LATE);
+            while self.take() {}
+            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            while !self.take() {
+                if poll(&mut fds, None).is_err_and(|error| error != rustix::io::Errno::INTR) {
+                    return;
+                }
+            }
+            output::abandon();
+            let message = b"flame: error: interrupted before everything was written\n";
+            // Nothing to do about a closed stderr: the exit status tells.
+            let _ = io::stderr().write_all(message);
+            std::process::exit(1);
+        };
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(watch)
+            .map(drop)
+            .context("cannot start a thread")
+    }
 }
 
 impl AsFd for Signals {
@@ -47,13 +82,19 @@ impl AsFd for Signals {
     }
 }
 
+/// SIGINT, SIGTERM and SIGHUP; the last not where nohup(1) had it ignored.
 fn signal_set() -> libc::sigset_t {
-    // SAFETY: `sigset_t` is plain data; `sigemptyset` initialises it.
+    // SAFETY: `sigset_t` and `sigaction` are plain data; `sigemptyset` initialises the one,
+    // `sigaction` without a new action fills in the other.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            libc::sigaddset(&raw mut set, signal);
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &raw mut action);
+            if signal != libc::SIGHUP || action.sa_sigaction != libc::SIG_IGN {
+                libc::sigaddset(&raw mut set, signal);
+            }
         }
         set
     }

@@ -15,6 +15,7 @@ use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Access, PROC_SUPER_MAGIC, access, statfs};
 
@@ -98,7 +99,8 @@ pub fn check_writable(path: &Path) -> Result<(), Error> {
             access(path, Access::WRITE_OK).map_err(|error| cannot_write(path, &error.into()))
         }
         // Nothing but creating a file tells for sure: think of read-only file systems and quotas.
-        Target::Renamed { .. } => temporary_beside(path)
+        // Without a name where the file system can: nothing stays, whenever we are killed.
+        Target::Renamed { .. } => tempfile::tempfile_in(folder_of(path))
             .map(drop)
             .map_err(|error| cannot_write(path, &error)),
     }
@@ -189,14 +191,53 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
+/// The temporary files there are. Only who holds the lock creates, renames or removes one.
+static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn temporary() -> MutexGuard<'static, Vec<PathBuf>> {
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what is half-written, and lets no other thread begin anew or put a file in place: the
+/// last thing before the program is ended in the middle of its work.
+pub fn abandon() {
+    let files = temporary();
+    for path in files.iter() {
+        // Whether it could be removed changes nothing about the end.
+        let _ = std::fs::remove_file(path);
+    }
+    std::mem::forget(files);
+}
+
 /// A new file beside `path`, removed when dropped. `O_EXCL` and a random name: no link of that
 /// name is ever followed.
-fn temporary_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(".flame-")
-        .suffix(".tmp")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder_of(path))
+struct Temporary(tempfile::NamedTempFile);
+
+impl Temporary {
+    fn beside(path: &Path) -> io::Result<Self> {
+        let mut files = temporary();
+        let file = tempfile::Builder::new()
+            .prefix(".flame-")
+            .suffix(".tmp")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder_of(path))?;
+        files.push(file.path().to_owned());
+        Ok(Self(file))
+    }
+
+    /// Puts the file in place of `path`, or removes it.
+    fn persist(self, path: &Path) -> io::Result<()> {
+        let mut files = temporary();
+        files.retain(|other| other != self.0.path());
+        let placed = self.0.persist(path);
+        placed.map(drop).map_err(|error| error.error)
+    }
+
+    fn discard(self) {
+        let mut files = temporary();
+        files.retain(|other| other != self.0.path());
+        drop(self.0);
+    }
 }
 
 fn write_renamed(
@@ -204,17 +245,30 @@ fn write_renamed(
     mode: Option<u32>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let file = temporary_beside(path)?;
+    let file = Temporary::beside(path)?;
+    match fill(file.0.as_file(), mode, write) {
+        Ok(()) => file.persist(path),
+        Err(error) => {
+            file.discard();
+            Err(error)
+        }
+    }
+}
+
+fn fill(
+    file: &File,
+    mode: Option<u32>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     if let Some(mode) = mode {
-        file.as_file()
-            .set_permissions(Permissions::from_mode(mode))?;
+        file.set_permissions(Permissions::from_mode(mode))?;
     }
     let mut buffer = BufWriter::with_capacity(BUFFER_BYTES, file);
     write(&mut buffer)?;
-    let file = buffer
+    buffer
         .into_inner()
         .map_err(io::IntoInnerError::into_error)?;
-    file.persist(path).map(drop).map_err(|error| error.error)
+    Ok(())
 }
 
 fn write_stream(

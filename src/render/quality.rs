@@ -36,6 +36,9 @@ fn sample_line(quality: &Quality) -> String {
     if !quality.rescued.is_empty() {
         parts.push(by_cause("kept by a fallback", &quality.rescued));
     }
+    if !quality.missed.is_empty() {
+        parts.push(format!("also missed: {}", causes(&quality.missed)));
+    }
     format!("samples: {}", parts.join(" · "))
 }
 
@@ -78,16 +81,20 @@ fn unknown_line(quality: &Quality) -> Option<String> {
 }
 
 /// `lost 3 (map full 2, ring full 1)`, or `lost 0`.
-fn by_cause(what: &str, causes: &[(&'static str, u64)]) -> String {
-    let total = thousands(causes.iter().map(|(_, count)| count).sum());
-    if causes.is_empty() {
+fn by_cause(what: &str, counts: &[(&'static str, u64)]) -> String {
+    let total = thousands(counts.iter().map(|(_, count)| count).sum());
+    if counts.is_empty() {
         return format!("{what} {total}");
     }
-    let causes: Vec<_> = causes
+    format!("{what} {total} ({})", causes(counts))
+}
+
+fn causes(counts: &[(&'static str, u64)]) -> String {
+    let causes: Vec<_> = counts
         .iter()
         .map(|(cause, count)| format!("{cause} {}", thousands(*count)))
         .collect();
-    format!("{what} {total} ({})", causes.join(", "))
+    causes.join(", ")
 }
 
 /// `part` of `whole`, with the digits that tell 99.97 % from 100 %, and never rounded up to it.
@@ -135,6 +142,7 @@ mod tests {
             filtered: 996,
             lost: vec![("stack map full", 2), ("count map full", 1)],
             rescued: vec![("stack-map collision", 7)],
+            missed: vec![("side-band records", 12), ("children not followed", 1)],
             user_stacks: 3000,
             rooted: 2999,
             rooted_and_named: 1500,
@@ -151,7 +159,8 @@ mod tests {
             [
                 "samples: 9,999 taken of 10,000 expected (99.99 %) · 5,000 in the picture · \
                  4,000 idle · 996 filtered out · lost 3 (stack map full 2, count map full 1) · \
-                 kept by a fallback 7 (stack-map collision 7)",
+                 kept by a fallback 7 (stack-map collision 7) · \
+                 also missed: side-band records 12, children not followed 1",
                 "user stacks: 99.96 % rooted · 50 % rooted and named · \
                  truncated 1 (deeper than 127 frames 1)",
                 "unnamed frames: a\\x1b 1,000 (install a\\x1b-dbg) · b 3 (install b-dbg) · \

@@ -1,7 +1,17 @@
 //! From addresses to names: every unique (module, offset) once, in parallel.
 
+pub mod debug_files;
+mod driver;
+pub mod elf;
+pub mod elf_names;
+pub mod functions;
+pub mod kernel;
 pub mod modules;
+pub mod names;
 pub mod perf_map;
+mod plt;
+pub mod rooted;
+pub mod stable_file;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +19,8 @@ use std::sync::Arc;
 use crate::profile::model::Frame;
 use modules::ModuleId;
 use perf_map::PerfMapOwner;
+
+pub use driver::{Options, symbolize};
 
 /// The addresses of one profile, each unique one once.
 #[derive(Debug, Default)]
@@ -30,4 +42,12 @@ pub struct Symbols {
     pub files: HashMap<(ModuleId, u64), Box<[Frame]>>,
     /// By process (`PerfMapOwner::id`) and address.
     pub anonymous: HashMap<(u32, u64), Box<[Frame]>>,
+    /// Why kernel addresses have no name, and the remedy; `None` when the kernel told its
+    /// symbols.
+    pub kernel_problem: Option<String>,
+    /// Why some addresses of a module have no name, and what would help.
+    pub file_problems: HashMap<ModuleId, String>,
+    /// Why some anonymous memory of a process (`PerfMapOwner::id`) has no names, and what would
+    /// help.
+    pub anonymous_problems: HashMap<u32, String>,
 }

@@ -155,7 +155,7 @@ impl Epochs {
         let mut entries = bpf.read_hash::<ReportKey, V>(map)?;
         entries.retain(|(key, _)| key.epoch != self.current);
         let keys: Vec<_> = entries.iter().map(|(key, _)| *key).collect();
-        bpf.remove(map, &keys)?;
+        bpf.remove_all(map, &keys)?;
         Ok(entries)
     }
 }

@@ -117,10 +117,7 @@ impl Browser {
     /// Clicks the widest frame `name`, and gives its width before and after, in pixels.
     pub fn zoom(&self, name: &str) -> (f64, f64) {
         let before = self.frame_width_px(name);
-        self.click(&format!(
-            "{} return frame.querySelector('rect');",
-            find_frame(name)
-        ));
+        self.click(&format!("{} return frame;", find_frame(name)));
         (before, self.frame_width_px(name))
     }
 

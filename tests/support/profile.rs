@@ -172,6 +172,7 @@ fn quality() -> Quality {
         filtered: 4,
         lost: vec![("stack map full", 2), ("unreadable stack", 1)],
         rescued: vec![("stack-map collision", 6)],
+        missed: Vec::new(),
         user_stacks: 760,
         rooted: 700,
         rooted_and_named: 640,

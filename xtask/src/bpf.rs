@@ -83,7 +83,11 @@ fn prebuilt(root: &Path) -> PathBuf {
 fn sources(root: &Path) -> Result<Vec<Source>> {
     let mut modes = names_without(&root.join("ebpf"), ".bpf.c")?;
     modes.sort();
-    ensure!(!modes.is_empty(), "no ebpf/*.bpf.c below {}", root.display());
+    ensure!(
+        !modes.is_empty(),
+        "no ebpf/*.bpf.c below {}",
+        root.display()
+    );
     Ok(modes.into_iter().map(|mode| Source { mode }).collect())
 }
 
@@ -95,7 +99,10 @@ fn orphans(root: &Path, sources: &[Source]) -> Result<Vec<String>> {
     }
     let mut modes = names_without(&folder, ".bpf.o")?;
     modes.retain(|mode| !sources.iter().any(|source| source.mode == *mode));
-    Ok(modes.into_iter().map(|mode| format!("{mode}.bpf.o")).collect())
+    Ok(modes
+        .into_iter()
+        .map(|mode| format!("{mode}.bpf.o"))
+        .collect())
 }
 
 /// The names of a folder's files that end in `suffix`, without it.
@@ -104,7 +111,11 @@ fn names_without(folder: &Path, suffix: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
-        names.extend(name.to_str().and_then(|name| name.strip_suffix(suffix)).map(String::from));
+        names.extend(
+            name.to_str()
+                .and_then(|name| name.strip_suffix(suffix))
+                .map(String::from),
+        );
     }
     Ok(names)
 }
@@ -156,8 +167,15 @@ impl Toolchain {
         let mut clang = Command::new(&self.clang);
         clang
             .current_dir(root)
-            .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
-            .args(["-D__TARGET_ARCH_x86", "-I", "ebpf/include", "-fdebug-compilation-dir=."])
+            .args([
+                "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
+            ])
+            .args([
+                "-D__TARGET_ARCH_x86",
+                "-I",
+                "ebpf/include",
+                "-fdebug-compilation-dir=.",
+            ])
             .arg(format!("-ffile-prefix-map={}=.", root.display()))
             .arg("-c")
             .arg(format!("ebpf/{}.bpf.c", source.mode))
@@ -177,12 +195,17 @@ fn major_version(clang: &str) -> Option<u32> {
 }
 
 fn runs(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+    Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 /// Runs a command to its end; its own messages go to stderr.
 fn succeed(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("starting {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
 }
@@ -219,7 +242,10 @@ mod tests {
         let changed = PROGRAM.replace("ctx == 0", "ctx != 0");
         fs::write(root.path().join("ebpf/mode.bpf.c"), changed).unwrap();
         let message = check(root.path()).unwrap_err().to_string();
-        assert!(message.contains("ebpf/prebuilt/mode.bpf.o differs"), "{message}");
+        assert!(
+            message.contains("ebpf/prebuilt/mode.bpf.o differs"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -228,7 +254,10 @@ mod tests {
         build(root.path()).unwrap();
         fs::write(root.path().join("ebpf/prebuilt/gone.bpf.o"), b"").unwrap();
         let message = check(root.path()).unwrap_err().to_string();
-        assert!(message.contains("ebpf/prebuilt/gone.bpf.o has no source"), "{message}");
+        assert!(
+            message.contains("ebpf/prebuilt/gone.bpf.o has no source"),
+            "{message}"
+        );
         build(root.path()).unwrap();
         check(root.path()).unwrap();
     }

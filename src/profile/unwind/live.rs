@@ -1,0 +1,258 @@
+//! Keeps the kernel side's tables and mappings in step with what processes do, and walks in user
+//! space the stacks that were sampled before it was.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
+
+use anyhow::Result;
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use super::UnwindModule;
+use super::abi::MappingEntry;
+use super::cache::Cache;
+use super::elf::ElfLayout;
+use super::maps::{Mapping, TableId, UnwindMaps};
+use super::table::Table;
+use super::walk::{Captured, Registers, STACK_POINTER, Walk, unwind_user};
+use crate::profile::processes::{Processes, Stretch};
+use crate::profile::raw::ImageKey;
+use crate::symbolize::modules::{ModuleId, Modules};
+
+/// Kernel memory that tables may take: some hundred of the largest libraries there are.
+const TABLES_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of files whose tables are built together: a few megabytes of tables.
+const BATCH_FILE_BYTES: u64 = 64 << 20;
+
+/// A user stack that was copied because it could not be walked on the spot.
+#[derive(Debug)]
+pub struct CopiedStack {
+    /// Whose stack.
+    pub image: ImageKey,
+    /// When, `CLOCK_MONOTONIC` nanoseconds.
+    pub time_ns: u64,
+    /// The registers then.
+    pub registers: Registers,
+    /// The memory from the stack pointer upwards.
+    pub bytes: Box<[u8]>,
+}
+
+/// The unwinder's user-space half.
+#[derive(Debug)]
+pub struct Unwinder {
+    maps: UnwindMaps,
+    cache: Option<Cache>,
+    /// `None` for a file without call frame information.
+    modules: HashMap<ModuleId, Option<Loaded>>,
+    by_table: HashMap<u32, ModuleId>,
+    /// The processes whose stacks are wanted; all when `None`.
+    wanted: Option<HashSet<u32>>,
+    /// Modules whose table found no room, processes whose mappings did not.
+    unplaced: u64,
+}
+
+/// A module whose table the kernel side has.
+#[derive(Debug)]
+struct Loaded {
+    layout: ElfLayout,
+    table: TableId,
+    /// The table here, for stacks that are walked here; most modules never need it.
+    local: OnceLock<Option<Table>>,
+}
+
+impl Unwinder {
+    /// Takes over the kernel side's maps. Without a usable cache folder tables are built anew
+    /// each time.
+    #[must_use]
+    pub fn new(maps: UnwindMaps, wanted: Option<HashSet<u32>>) -> Self {
+        let cache = Cache::open()
+            .inspect_err(|error| tracing::info!("unwind tables are not kept: {error:#}"))
+            .ok();
+        Self {
+            maps,
+            cache,
+            modules: HashMap::new(),
+            by_table: HashMap::new(),
+            wanted,
+            unplaced: 0,
+        }
+    }
+
+    /// Adds a process to those whose stacks are wanted, if its parent is one of them.
+    pub fn follow(&mut self, parent: u32, child: u32) {
+        if let Some(wanted) = &mut self.wanted
+            && wanted.contains(&parent)
+        {
+            wanted.insert(child);
+        }
+    }
+
+    /// Brings the kernel side up to date for processes that changed.
+    ///
+    /// # Errors
+    /// When a BPF map refuses an update; a lack of room is counted instead.
+    pub fn update(
+        &mut self,
+        changed: &HashSet<u32>,
+        processes: &Processes,
+        modules: &Modules,
+    ) -> Result<()> {
+        let is_wanted = |pid: &&u32| {
+            self.wanted
+                .as_ref()
+                .is_none_or(|wanted| wanted.contains(pid))
+        };
+        let layouts: Vec<(u32, Option<Vec<Stretch>>)> = changed
+            .iter()
+            .filter(is_wanted)
+            .map(|pid| (*pid, processes.layout_now(*pid)))
+            .collect();
+        let stretches = layouts
+            .iter()
+            .filter_map(|(_, layout)| layout.as_ref())
+            .flatten();
+        let new: HashSet<ModuleId> = stretches
+            .filter_map(|stretch| stretch.file.map(|(module, _)| module))
+            .filter(|module| !self.modules.contains_key(module))
+            .collect();
+        self.load_modules(&new, modules)?;
+        for (pid, layout) in &layouts {
+            let Some(layout) = layout else {
+                self.maps.remove_process(*pid)?;
+                continue;
+            };
+            if let Err(error) = self.maps.set_process(*pid, self.entries(layout)) {
+                tracing::debug!(pid, "no unwind mappings: {error:#}");
+                self.unplaced += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tables are built on all CPUs, and loaded batch by batch: the kernel waits for a grace
+    /// period at each load, but tables of a whole machine at once would be ours to hold.
+    fn load_modules(&mut self, new: &HashSet<ModuleId>, modules: &Modules) -> Result<()> {
+        let mut sizes: Vec<(u64, ModuleId)> = new
+            .iter()
+            .map(|id| (file_bytes(modules, *id), *id))
+            .collect();
+        // Small files first: most modules are there with the first batches.
+        sizes.sort_unstable();
+        let mut batch_bytes = 0;
+        for batch in sizes.chunk_by(|_, (bytes, _)| {
+            batch_bytes += bytes;
+            let fits = batch_bytes < BATCH_FILE_BYTES;
+            if !fits {
+                batch_bytes = 0;
+            }
+            fits
+        }) {
+            self.load_batch(batch, modules)?;
+        }
+        Ok(())
+    }
+
+    fn load_batch(&mut self, batch: &[(u64, ModuleId)], modules: &Modules) -> Result<()> {
+        let cache = self.cache.as_ref();
+        let read: Vec<_> = batch
+            .par_iter()
+            .map(|(_, id)| read(modules, *id, cache))
+            .collect();
+        let mut bytes = self.maps.memory_bytes();
+        let mut kept: Vec<(ModuleId, ElfLayout, Table)> = Vec::new();
+        for ((_, id), read) in batch.iter().zip(read) {
+            self.modules.insert(*id, None);
+            let Some((layout, table)) = read else {
+                continue;
+            };
+            bytes += size_of_val(table.words());
+            if bytes > TABLES_BYTES_MAX {
+                self.unplaced += 1;
+                continue;
+            }
+            kept.push((*id, layout, table));
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let tables: Vec<&Table> = kept.iter().map(|(_, _, table)| table).collect();
+        let ids = self.maps.add_tables(&tables)?;
+        for ((id, layout, _), table) in kept.into_iter().zip(ids) {
+            self.by_table.insert(table.number(), id);
+            let loaded = Loaded {
+                layout,
+                table,
+                local: OnceLock::new(),
+            };
+            self.modules.insert(id, Some(loaded));
+        }
+        Ok(())
+    }
+
+    fn entries(&self, layout: &[Stretch]) -> Vec<MappingEntry> {
+        let entry = |stretch: &Stretch| {
+            let (module, file_offset) = stretch.file.unzip();
+            let mapping = Mapping {
+                start: stretch.start,
+                end: stretch.end,
+                file_offset: file_offset.unwrap_or(0),
+            };
+            match module
+                .and_then(|id| self.modules.get(&id))
+                .and_then(Option::as_ref)
+            {
+                Some(loaded) => mapping.of_module(&loaded.layout, loaded.table),
+                None => mapping.by_frame_pointers(),
+            }
+        };
+        layout.iter().map(entry).collect()
+    }
+
+    /// Walks a copied stack with what is known by now of its process.
+    #[must_use]
+    pub fn walk(&self, copied: &CopiedStack, processes: &Processes, modules: &Modules) -> Walk {
+        let entries = self.entries(&processes.layout(copied.image, copied.time_ns));
+        let parts = [(copied.registers[STACK_POINTER], &*copied.bytes)];
+        let memory = Captured { parts: &parts };
+        unwind_user(&copied.registers, &memory, &entries, |table| {
+            self.local(table, modules)
+        })
+    }
+
+    fn local(&self, table: u32, modules: &Modules) -> Option<&Table> {
+        let id = self.by_table.get(&table)?;
+        let loaded = self.modules.get(id)?.as_ref()?;
+        let read_again = || read(modules, *id, self.cache.as_ref()).map(|(_, table)| table);
+        loaded.local.get_or_init(read_again).as_ref()
+    }
+
+    /// Kernel memory of tables and mappings, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.maps.memory_bytes() as u64
+    }
+
+    /// Modules' tables and processes' mappings that found no room.
+    #[must_use]
+    pub fn unplaced(&self) -> u64 {
+        self.unplaced
+    }
+}
+
+fn file_bytes(modules: &Modules, id: ModuleId) -> u64 {
+    let metadata = modules
+        .get(id)
+        .file
+        .as_ref()
+        .and_then(|file| file.metadata().ok());
+    metadata.map_or(0, |metadata| metadata.len())
+}
+
+/// A module's layout and table; `None` without a file or without call frame information.
+fn read(modules: &Modules, id: ModuleId, cache: Option<&Cache>) -> Option<(ElfLayout, Table)> {
+    let module = modules.get(id);
+    let read = UnwindModule::read(module.file.as_ref()?, cache)
+        .inspect_err(|error| tracing::debug!("{}: {error:#}", module.path.display()))
+        .ok()?;
+    Some((read.layout, read.table?))
+}

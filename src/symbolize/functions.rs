@@ -1,0 +1,96 @@
+//! Where functions start and end, from call frame information.
+//!
+//! Every C, C++ and Rust program carries it for its exceptions, stripped or not (Linux Standard
+//! Base, "Exception Frames"). Usually `.eh_frame_hdr` has a search table; static programs often
+//! lack it, and then `.eh_frame` is read through once.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use gimli::UnwindSection;
+use gimli::{BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, NativeEndian};
+
+use super::elf::Image;
+
+/// More functions than this are not read from a file without a search table.
+const FUNCTIONS_MAX: usize = 1 << 20;
+
+type Slice<'data> = EndianSlice<'data, NativeEndian>;
+
+/// The functions of one file.
+#[derive(Debug, Default)]
+pub struct Functions {
+    /// Sorted by address; filled when first needed.
+    scanned: OnceLock<Vec<Range<u64>>>,
+}
+
+impl Functions {
+    /// The virtual addresses of the function around `vaddr`; `None` when no call frame
+    /// information covers it.
+    #[must_use]
+    pub fn around(&self, image: &Image, data: &[u8], vaddr: u64) -> Option<Range<u64>> {
+        if image.eh_frame_hdr.is_some() {
+            return search(image, data, vaddr);
+        }
+        let functions = self.scanned.get_or_init(|| scan(image, data));
+        let after = functions.partition_point(|function| function.start <= vaddr);
+        let function = functions.get(after.checked_sub(1)?)?;
+        function.contains(&vaddr).then(|| function.clone())
+    }
+}
+
+/// Looks one address up in the search table of `.eh_frame_hdr`.
+fn search(image: &Image, data: &[u8], vaddr: u64) -> Option<Range<u64>> {
+    let hdr_vaddr = image.eh_frame_hdr?;
+    let bases = BaseAddresses::default().set_eh_frame_hdr(hdr_vaddr);
+    let hdr = EhFrameHdr::new(image.bytes_at(data, hdr_vaddr)?, NativeEndian)
+        .parse(&bases, image.address_bytes)
+        .ok()?;
+    let gimli::Pointer::Direct(eh_frame_vaddr) = hdr.eh_frame_ptr() else {
+        return None;
+    };
+    let bases = bases.set_eh_frame(eh_frame_vaddr);
+    let eh_frame = eh_frame(image, image.bytes_at(data, eh_frame_vaddr)?);
+    let get_cie = |frames: &EhFrame<_>, bases: &_, offset| frames.cie_from_offset(bases, offset);
+    let fde = hdr
+        .table()?
+        .fde_for_address(&eh_frame, &bases, vaddr, get_cie)
+        .ok()?;
+    Some(fde.initial_address()..fde.end_address()).filter(|range| range.contains(&vaddr))
+}
+
+/// Reads all of `.eh_frame`.
+fn scan(image: &Image, data: &[u8]) -> Vec<Range<u64>> {
+    let mut functions = Vec::new();
+    let Some(section) = &image.eh_frame else {
+        return functions;
+    };
+    let Some(bytes) = image.bytes_at(data, section.start) else {
+        return functions;
+    };
+    let bytes = bytes
+        .get(..(section.end - section.start) as usize)
+        .unwrap_or(bytes);
+    let bases = BaseAddresses::default().set_eh_frame(section.start);
+    let eh_frame = eh_frame(image, bytes);
+    let mut entries = eh_frame.entries(&bases);
+    while let Ok(Some(entry)) = entries.next() {
+        let CieOrFde::Fde(partial) = entry else {
+            continue;
+        };
+        if let Ok(fde) = partial.parse(EhFrame::cie_from_offset) {
+            functions.push(fde.initial_address()..fde.end_address());
+        }
+        if functions.len() >= FUNCTIONS_MAX {
+            break;
+        }
+    }
+    functions.sort_unstable_by_key(|function| function.start);
+    functions
+}
+
+fn eh_frame<'data>(image: &Image, bytes: &'data [u8]) -> EhFrame<Slice<'data>> {
+    let mut eh_frame = EhFrame::new(bytes, NativeEndian);
+    eh_frame.set_address_size(image.address_bytes);
+    eh_frame
+}

@@ -1,0 +1,133 @@
+//! Hostile input to the unwinder's user-space half: whatever it is given, it neither panics nor
+//! hangs, and what it accepts stays within its bounds.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+use flame::profile::unwind::abi::{FRAMES_MAX, MappingEntry, Rule, mapping_kind};
+use flame::profile::unwind::elf::ElfLayout;
+use flame::profile::unwind::table::Table;
+use flame::profile::unwind::vdso;
+use flame::profile::unwind::walk::{Captured, unwind_user};
+use proptest::prelude::*;
+
+/// A table from whatever these bytes are.
+fn build(bytes: &[u8]) -> Option<Table> {
+    let layout = ElfLayout::read(bytes).ok()?;
+    std::hint::black_box(layout.bias(0x7000_0000, 0x7000_2000, 0));
+    let cfi = layout.read_cfi(bytes).ok()??;
+    Table::build(&layout, &cfi).ok()
+}
+
+/// Whatever was accepted passes its own checks and answers for every address.
+fn probe(table: &Table) {
+    let header = table.header();
+    assert_eq!(
+        Table::from_words(table.words().to_vec())
+            .expect("valid")
+            .words(),
+        table.words()
+    );
+    for offset in (0..u64::from(header.span)).step_by(1 + header.span as usize / 4096) {
+        std::hint::black_box(table.find_rule(header.base.wrapping_add(offset)));
+    }
+    std::hint::black_box(table.find_rule(u64::MAX));
+    std::hint::black_box(table.find_rule(0));
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_elf_file(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40)) {
+        let mut bytes = vdso::read().unwrap();
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(table) = build(&bytes) {
+            probe(&table);
+        }
+    }
+
+    #[test]
+    fn damaged_call_frame_information(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..200)) {
+        let bytes = vdso::read().unwrap();
+        let layout = ElfLayout::read(bytes.as_slice()).unwrap();
+        let mut cfi = layout.read_cfi(bytes.as_slice()).unwrap().unwrap();
+        for (at, value) in damage {
+            let at = at.index(cfi.bytes.len());
+            cfi.bytes[at] = value;
+        }
+        if let Ok(table) = Table::build(&layout, &cfi) {
+            probe(&table);
+        }
+    }
+
+    #[test]
+    fn arbitrary_words_as_a_table(words in prop::collection::vec(any::<u32>(), 0..256)) {
+        if let Ok(table) = Table::from_words(words) {
+            probe(&table);
+        }
+    }
+
+    #[test]
+    fn a_rule_survives_its_words(words in any::<[u32; 4]>()) {
+        prop_assert_eq!(Rule::from_words(words).to_words(), words);
+    }
+
+    #[test]
+    fn an_arbitrary_stack(
+        registers in any::<[u64; 21]>(),
+        stack in prop::collection::vec(any::<u8>(), 0..4096),
+        offset in 0..0x2000_u64,
+        kind in 0..2_u32,
+    ) {
+        let bytes = vdso::read().unwrap();
+        let table = build(&bytes).unwrap();
+        let mut registers = registers;
+        registers[16] = 0x7000_0000 + offset;
+        registers[19] = 0x1000;
+        let all = MappingEntry { start: 0, end: 1 << 47, kind: mapping_kind::FRAME_POINTERS, ..Default::default() };
+        let vdso = MappingEntry { start: 0x7000_0000, end: 0x7000_2000, bias: 0x7000_0000, table: 0, kind };
+        let stack = Captured { parts: &[(0x1000, &stack), (0x7000_0000, &bytes)] };
+        let walk = unwind_user(&registers, &stack, &[all, vdso], |_| Some(&table));
+        prop_assert!((1..=FRAMES_MAX).contains(&walk.addresses.len()));
+    }
+}
+
+/// One long CIE that thousands of functions share would cost its length each time.
+#[test]
+fn a_shared_endless_program_is_refused_in_time() {
+    let vdso = vdso::read().unwrap();
+    let layout = ElfLayout::read(vdso.as_slice()).unwrap();
+    let mut cfi = layout.read_cfi(vdso.as_slice()).unwrap().unwrap();
+    let code = layout
+        .segments
+        .iter()
+        .find(|segment| segment.executable)
+        .unwrap();
+    let mut bytes = Vec::new();
+    // CIE: length, id 0, version 1, no augmentation, alignments 1 and -8, return address 16.
+    let program = [0x0a, 0x0b].repeat(400_000); // remember_state, restore_state
+    bytes.extend(((4 + 5 + program.len()) as u32).to_le_bytes());
+    bytes.extend([0, 0, 0, 0, 1, 0, 1, 0x78, 16]);
+    bytes.extend(program);
+    for _ in 0..200_000 {
+        let fde_at = bytes.len() as u32;
+        bytes.extend(20_u32.to_le_bytes());
+        bytes.extend((fde_at + 4).to_le_bytes());
+        bytes.extend(code.address.to_le_bytes());
+        bytes.extend(16_u64.to_le_bytes());
+    }
+    cfi.bytes = bytes;
+    let started = std::time::Instant::now();
+    let error = Table::build(&layout, &cfi).unwrap_err();
+    assert!(error.to_string().contains("too complex"), "{error}");
+    assert!(
+        started.elapsed() < std::time::Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+}

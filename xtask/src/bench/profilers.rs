@@ -1,0 +1,267 @@
+//! One run of each profiler, and what it cost.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::measure::{BpfPrograms, cpu_ns, interrupt, wait_for_peak_rss};
+
+/// A contestant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profiler {
+    /// This repository's binary, to an SVG.
+    Flame,
+    /// `perf record -g`, `perf script`, inferno, to an SVG.
+    Perf,
+    /// A one-line `profile:hz` script, to its own text: it draws no picture.
+    Bpftrace,
+}
+
+impl Profiler {
+    /// In the order of the table's columns.
+    pub const ALL: [Self; 3] = [Self::Flame, Self::Perf, Self::Bpftrace];
+
+    /// The column's title.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flame => "flame",
+            Self::Perf => "perf record + script + inferno",
+            Self::Bpftrace => "bpftrace (text only)",
+        }
+    }
+
+    fn has_bpf(self) -> bool {
+        self != Self::Perf
+    }
+}
+
+/// What every run has in common.
+#[derive(Debug)]
+pub struct Plan {
+    /// The binary to measure.
+    pub flame: PathBuf,
+    /// Samples per second and CPU.
+    pub frequency_hz: u64,
+    /// How long each profiler samples.
+    pub sampling: Duration,
+}
+
+/// What one run cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// Time of all its BPF programs per sample; `None` without any.
+    pub bpf_ns_per_sample: Option<f64>,
+    /// CPU of the profiler's process while it sampled, in percent of one core.
+    pub cpu_pct: f64,
+    /// From SIGINT to the finished file.
+    pub finish: Duration,
+    /// The largest of its processes.
+    pub peak_rss_bytes: u64,
+    /// Samples taken, in percent of what the clock owed.
+    pub taken_pct: f64,
+}
+
+/// Start-up (loading, reading symbols) is over by then and is not counted as sampling.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// How long a profiler may take until its BPF program takes samples.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs one profiler on the whole machine.
+pub fn run(profiler: Profiler, plan: &Plan) -> Result<Run> {
+    let folder = tempfile::tempdir()?;
+    let programs = BpfPrograms::before()?;
+    let mut child = start(profiler, plan, folder.path())?;
+    let sampled = watch(profiler, plan, &programs, &mut child);
+    let interrupted = Instant::now();
+    let sampled = sampled.and_then(|costs| interrupt(&child).map(|()| costs));
+    if sampled.is_err() {
+        child.kill().ok();
+        child.wait().ok();
+    }
+    let (bpf_ns_per_sample, cpu_pct) = sampled.with_context(|| stderr_of(folder.path()))?;
+    let mut peak_rss_bytes = wait_for_peak_rss(child).with_context(|| stderr_of(folder.path()))?;
+    if profiler == Profiler::Perf {
+        peak_rss_bytes = peak_rss_bytes.max(draw_perf(folder.path())?);
+    }
+    let finish = interrupted.elapsed();
+    let (taken, expected) = match profiler {
+        Profiler::Flame => flame_samples(folder.path())?,
+        Profiler::Perf => perf_samples(folder.path(), plan)?,
+        Profiler::Bpftrace => bpftrace_samples(folder.path(), plan)?,
+    };
+    let taken_pct = 100.0 * taken as f64 / expected;
+    Ok(Run {
+        bpf_ns_per_sample,
+        cpu_pct,
+        finish,
+        peak_rss_bytes,
+        taken_pct,
+    })
+}
+
+fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
+    let frequency = plan.frequency_hz.to_string();
+    let mut command = match profiler {
+        Profiler::Flame => {
+            let mut flame = Command::new(&plan.flame);
+            flame.args(["-q", "--unwind", "fp", "-F", &frequency]);
+            flame.args(["--stats", "stats.json", "-o", "out.svg"]);
+            flame
+        }
+        Profiler::Perf => {
+            let mut perf = Command::new("perf");
+            perf.args([
+                "record",
+                "-q",
+                "-a",
+                "-g",
+                "-e",
+                "cpu-clock",
+                "-F",
+                &frequency,
+            ]);
+            perf.args(["-o", "perf.data"]);
+            perf
+        }
+        Profiler::Bpftrace => {
+            let mut bpftrace = Command::new("bpftrace");
+            bpftrace.args(["-f", "json", "-e", &bpftrace_script(plan.frequency_hz)]);
+            bpftrace
+        }
+    };
+    command.current_dir(folder).stdin(Stdio::null());
+    command.stdout(File::create(folder.join("stdout"))?);
+    command.stderr(File::create(folder.join("stderr"))?);
+    command
+        .spawn()
+        .with_context(|| format!("starting {command:?}"))
+}
+
+/// Counts samples and notes their time span beside the stacks.
+// Not `min(nsecs)`: 0.17 prints nothing for it. Maps are printed in the order of their names: the
+// small ones come before the stacks.
+fn bpftrace_script(frequency_hz: u64) -> String {
+    format!(
+        "profile:hz:{frequency_hz} {{ \
+           if (@first_ns == 0) {{ @first_ns = nsecs; }} \
+           @counted = count(); @last_ns = max(nsecs); \
+           @stacks[kstack, ustack, comm] = count(); }}"
+    )
+}
+
+/// Lets a profiler sample; BPF nanoseconds per sample and percent of a CPU meanwhile.
+fn watch(
+    profiler: Profiler,
+    plan: &Plan,
+    programs: &BpfPrograms,
+    child: &mut Child,
+) -> Result<(Option<f64>, f64)> {
+    let started = Instant::now();
+    while profiler.has_bpf() && programs.cost()?.is_none() {
+        ensure!(
+            child.try_wait()?.is_none(),
+            "it ended before it took a sample"
+        );
+        ensure!(
+            started.elapsed() < PATIENCE,
+            "it took no sample in {PATIENCE:?}"
+        );
+        sleep(Duration::from_millis(100));
+    }
+    sleep(SETTLING);
+    let (start, start_ns) = (Instant::now(), cpu_ns(child.id())?);
+    sleep(plan.sampling);
+    ensure!(
+        child.try_wait()?.is_none(),
+        "it ended before it was told to"
+    );
+    let used_ns = cpu_ns(child.id())?.saturating_sub(start_ns);
+    let cpu_pct = 100.0 * used_ns as f64 / start.elapsed().as_nanos() as f64;
+    let cost = programs.cost()?;
+    Ok((
+        cost.map(|cost| cost.run_time_ns as f64 / cost.samples as f64),
+        cpu_pct,
+    ))
+}
+
+/// `perf script | inferno > out.svg`; the peak memory of the larger of the two.
+fn draw_perf(folder: &Path) -> Result<u64> {
+    let mut script = Command::new("perf");
+    script
+        .args(["script", "-i", "perf.data"])
+        .current_dir(folder);
+    let mut script = script
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let text = script.stdout.take().context("perf script has an output")?;
+    let mut draw = Command::new(std::env::current_exe()?);
+    draw.args(["perf-script-to-svg", "out.svg"])
+        .current_dir(folder)
+        .stdin(text);
+    let draw = draw.spawn();
+    let script_rss = wait_for_peak_rss(script)?;
+    Ok(script_rss.max(wait_for_peak_rss(draw?)?))
+}
+
+/// From the quality block that `--stats` wrote.
+fn flame_samples(folder: &Path) -> Result<(u64, f64)> {
+    let stats: Value = serde_json::from_slice(&fs::read(folder.join("stats.json"))?)?;
+    let quality = stats.get("quality").unwrap_or(&stats);
+    let number = |name: &str| {
+        quality[name]
+            .as_u64()
+            .with_context(|| format!("no {name} in flame's statistics"))
+    };
+    Ok((number("taken")?, number("expected")? as f64))
+}
+
+/// One line per sample with its time; the clock owes what fits between the first and the last.
+fn perf_samples(folder: &Path, plan: &Plan) -> Result<(u64, f64)> {
+    let mut script = Command::new("perf");
+    script
+        .args(["script", "-i", "perf.data", "--ns", "-G", "-F", "time"])
+        .current_dir(folder);
+    let output = script.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let times = text
+        .lines()
+        .filter_map(|line| line.trim().trim_end_matches(':').parse().ok());
+    let times: Vec<f64> = times.collect();
+    let first = times.iter().copied().fold(f64::INFINITY, f64::min);
+    let last = times.iter().copied().fold(0.0, f64::max);
+    ensure!(last > first, "perf took no samples");
+    Ok((times.len() as u64, owed(plan, last - first)))
+}
+
+/// From the maps that bpftrace prints at its end.
+fn bpftrace_samples(folder: &Path, plan: &Plan) -> Result<(u64, f64)> {
+    let text = fs::read_to_string(folder.join("stdout"))?;
+    let number = |name: &str| {
+        let lines = text.lines().filter(|line| line.contains(name));
+        let mut values = lines
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["data"][name].as_u64());
+        values
+            .next()
+            .with_context(|| format!("bpftrace printed no {name}"))
+    };
+    let span_ns = number("@last_ns")?.saturating_sub(number("@first_ns")?);
+    Ok((number("@counted")?, owed(plan, span_ns as f64 / 1e9)))
+}
+
+/// The samples of all CPUs between the first and the last, both included.
+fn owed(plan: &Plan, seconds: f64) -> f64 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    cpus as f64 * (plan.frequency_hz as f64 * seconds + 1.0)
+}
+
+fn stderr_of(folder: &Path) -> String {
+    let text = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+    format!("its messages: {text}")
+}

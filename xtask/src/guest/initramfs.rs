@@ -1,0 +1,134 @@
+//! The guests' file system: busybox, flame, workloads, BPF objects, checks, and a kernel's modules.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use super::checks::CHECKS;
+use super::command::run;
+use super::kernels::Unpacked;
+use super::modules;
+
+const INIT: &str = include_str!("init.sh");
+const BUSYBOX: &str = "/bin/busybox";
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The programs under test loads, from `samples/workloads`, all with frame pointers.
+const WORKLOADS: &[&str] = &["three_functions", "kernel_loop"];
+
+/// What goes into every guest, built once.
+#[derive(Debug)]
+pub struct Programs {
+    /// The cargo profile's output: `flame` and `xtask`.
+    built: PathBuf,
+    workloads: PathBuf,
+    objects: PathBuf,
+}
+
+impl Programs {
+    /// Builds flame, this program and the workloads, all static: a guest has no libraries.
+    ///
+    /// # Errors
+    /// When a build fails or its result is not static.
+    pub fn build(root: &Path, guest: &Path) -> Result<Self> {
+        is_static(Path::new(BUSYBOX)).context("remedy: install the package busybox-static")?;
+        let folder = guest.join("build");
+        let status = Command::new("cargo")
+            .args(["build", "--profile", "guest", "--target", TARGET])
+            .args(["--package", "flame", "--package", "xtask", "--bins"])
+            .arg("--target-dir")
+            .arg(&folder)
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .current_dir(root)
+            .status()?;
+        ensure!(status.success(), "cargo build failed");
+        let programs = Self {
+            built: folder.join(TARGET).join("guest"),
+            workloads: guest.join("loads"),
+            objects: root.join("ebpf/prebuilt"),
+        };
+        fs::create_dir_all(&programs.workloads)?;
+        for name in WORKLOADS {
+            let source = root.join("samples/workloads").join(format!("{name}.c"));
+            run(Command::new("gcc")
+                .args(["-O1", "-g", "-static", "-pthread"])
+                .args(["-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"])
+                .arg(source)
+                .arg("-o")
+                .arg(programs.workloads.join(name)))?;
+        }
+        for program in programs.executables() {
+            is_static(&program)?;
+        }
+        Ok(programs)
+    }
+
+    fn executables(&self) -> Vec<PathBuf> {
+        let tools = ["flame", "xtask"].map(|name| self.built.join(name));
+        let loads = WORKLOADS.iter().map(|name| self.workloads.join(name));
+        tools.into_iter().chain(loads).collect()
+    }
+
+    /// Writes the file system for one kernel.
+    ///
+    /// # Errors
+    /// When a file cannot be copied or packed.
+    pub fn pack(&self, kernel: &Unpacked, initramfs: &Path) -> Result<()> {
+        let root = initramfs.with_extension("tree");
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        for folder in ["bin", "objects", "checks"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        executable(&root.join("init"), INIT.as_bytes())?;
+        fs::copy(BUSYBOX, root.join("bin/busybox"))?;
+        for program in self.executables() {
+            let name = program.file_name().unwrap_or_default();
+            fs::copy(&program, root.join("bin").join(name))?;
+        }
+        for entry in fs::read_dir(&self.objects)? {
+            let entry = entry?;
+            fs::copy(entry.path(), root.join("objects").join(entry.file_name()))?;
+        }
+        for (number, check) in CHECKS.iter().enumerate() {
+            let file = format!("checks/{number:02}-{}.sh", check.name);
+            fs::write(root.join(file), check.script)?;
+        }
+        modules::stage(&kernel.modules, &root.join("modules"))?;
+        archive(&root, initramfs)
+    }
+}
+
+fn executable(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content)?;
+    Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
+}
+
+/// Packs a folder the way the kernel unpacks its first file system.
+fn archive(root: &Path, initramfs: &Path) -> Result<()> {
+    let status = Command::new("sh")
+        .args(["-c", "busybox find . | busybox cpio -o -H newc"])
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(initramfs)?)
+        .stderr(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "cpio cannot pack {}", root.display());
+    Ok(())
+}
+
+/// A program with an interpreter (the dynamic loader) would not even start in a guest.
+fn is_static(program: &Path) -> Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(&*bytes)?;
+    let has_interpreter = file
+        .elf_program_headers()
+        .iter()
+        .any(|header| header.p_type.get(file.endian()) == object::elf::PT_INTERP);
+    ensure!(!has_interpreter, "{} is not static", program.display());
+    Ok(())
+}
