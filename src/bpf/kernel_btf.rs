@@ -78,7 +78,7 @@ impl KernelBtf {
                 KIND_TYPEDEF => {
                     if let Some(hook) = name.strip_prefix("btf_trace_") {
                         // typedef → pointer → prototype; the first parameter is the probe's data.
-                        let prototype = table.get(entry.size_or_type).map(|p| p.size_or_type);
+                        let prototype = table.get(entry.target).map(|p| p.target);
                         let mut parameters = table.parameters(prototype.unwrap_or(0));
                         if !parameters.is_empty() {
                             parameters.remove(0);
@@ -87,7 +87,7 @@ impl KernelBtf {
                     }
                 }
                 KIND_FUNC => {
-                    let parameters = table.parameters(entry.size_or_type);
+                    let parameters = table.parameters(entry.target);
                     found.functions.insert(name.to_owned(), parameters);
                 }
                 _ => {}
@@ -101,7 +101,7 @@ struct Type {
     name: u32,
     kind: u32,
     count: usize,
-    size_or_type: u32,
+    target: u32,
     /// Where what follows the type's head begins.
     extra: usize,
 }
@@ -137,7 +137,7 @@ impl<'a> Table<'a> {
                     name: word(bytes, at)?,
                     kind,
                     count,
-                    size_or_type: word(bytes, at + 8)?,
+                    target: word(bytes, at + 8)?,
                     extra: at + 12,
                 });
                 at += 12 + extra_bytes(kind, count);
@@ -177,7 +177,7 @@ impl<'a> Table<'a> {
             match self.get(id) {
                 Some(entry) if entry.kind == KIND_PTR => return Parameter::Pointer,
                 Some(entry) if (KIND_TYPEDEF..KIND_FUNC).contains(&entry.kind) => {
-                    id = entry.size_or_type;
+                    id = entry.target;
                 }
                 _ => break,
             }

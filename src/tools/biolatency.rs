@@ -18,6 +18,10 @@ pub static ROW: ToolRow = ToolRow {
 };
 
 #[derive(Debug, Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
 struct Options {
     /// A histogram per disk
     #[arg(short = 'D', long = "disks", conflicts_with = "flags")]

@@ -119,7 +119,7 @@ pub fn disk_name(disk: u32) -> String {
         .unwrap_or(numbers)
 }
 
-/// `enum req_op` (include/linux/blk_types.h), as far as it is the same from 5.10 on.
+/// `enum req_op` (`include/linux/blk_types.h`), as far as it is the same from 5.10 on.
 pub fn operation_name(operation: u64) -> String {
     match operation & OPERATION_MASK {
         0 => "Read".into(),
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn numbers_and_back() {
-        assert_eq!(numbers(7 << 20 | 3), (7, 3));
-        assert_eq!(disk_name(4095 << 20 | 77), "4095:77");
+        assert_eq!(numbers((7 << 20) + 3), (7, 3));
+        assert_eq!(disk_name((4095 << 20) + 77), "4095:77");
     }
 }

@@ -58,13 +58,16 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     )))
 }
 
+/// Attaches the target of this index.
+type AttachOne = Box<dyn Fn(&mut Bpf, usize) -> Result<Option<PerfLink>>>;
+
 type Attached = (Vec<String>, Vec<PerfLink>, Vec<HookUse>);
 
 /// Attaches all that can be attached: some functions cannot be probed, and one of those must not
 /// end the others' count.
 fn attach(bpf: &mut Bpf, targets: Targets) -> Result<Attached> {
     let mut links = Vec::new();
-    let attach_one: Box<dyn Fn(&mut Bpf, usize) -> Result<Option<PerfLink>>>;
+    let attach_one: AttachOne;
     let names: Vec<String>;
     let kind;
     let program;

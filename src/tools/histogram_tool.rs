@@ -96,7 +96,7 @@ impl Tool for HistogramTool {
                     .iter()
                     .map(|(what, name)| format!("{what} = {name}"))
                     .collect();
-                text += &format!("\n{}\n", names.join(", "));
+                text.extend(["\n", &names.join(", "), "\n"]);
             }
             for (what, name) in section {
                 object.insert(what.into(), name.into());

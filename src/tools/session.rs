@@ -99,10 +99,10 @@ impl Context {
 /// Those of starting it (status 3 when a hook is missing), of reading the maps, of writing.
 pub fn run(invocation: &Invocation) -> Result<()> {
     let (row, matches) = (invocation.row, &invocation.matches);
-    let common = CommonArgs::from_arg_matches(matches).map_err(usage)?;
+    let common = CommonArgs::from_arg_matches(matches).map_err(|error| usage(&error))?;
     let heatmap = if row.histogram {
         HeatmapArgs::from_arg_matches(matches)
-            .map_err(usage)?
+            .map_err(|error| usage(&error))?
             .heatmap
     } else {
         None
@@ -138,7 +138,7 @@ pub fn run(invocation: &Invocation) -> Result<()> {
     Ok(())
 }
 
-fn usage(error: clap::Error) -> Error {
+fn usage(error: &clap::Error) -> Error {
     Error::Usage(error.to_string())
 }
 

@@ -46,7 +46,7 @@ const SLEEPING: &[Sysno] = &[
 pub fn number(name: &str) -> Result<u32, Error> {
     Sysno::from_str(name)
         .map(|call| call.id() as u32)
-        .map_err(|_| Error::Usage(format!("'{name}' is not a system call of this machine")))
+        .map_err(|()| Error::Usage(format!("'{name}' is not a system call of this machine")))
 }
 
 /// The numbers of all calls but those that sleep by design.

@@ -24,6 +24,10 @@ pub static ROW: ToolRow = ToolRow {
 };
 
 #[derive(Debug, Clone, Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
 struct Options {
     /// Print seconds since the start
     #[arg(short = 't', long = "seconds")]
