@@ -348,15 +348,15 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// `RetransSegs` of the calling thread's network namespace.
-fn retransmitted_segments() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+/// A counter of the calling thread's network namespace.
+fn network_counter(file: &str, group: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group));
     let column = lines
         .next()
         .unwrap()
         .split(' ')
-        .position(|name| name == "RetransSegs")
+        .position(|column| column == name)
         .unwrap();
     lines
         .next()
@@ -366,6 +366,14 @@ fn retransmitted_segments() -> u64 {
         .unwrap()
         .parse()
         .unwrap()
+}
+
+/// The kernel counts segments that it could not send among the retransmitted ones.
+fn retransmitted_segments() -> u64 {
+    let segments = network_counter("snmp", "Tcp:", "RetransSegs");
+    let failed = network_counter("netstat", "TcpExt:", "TCPRetransFail");
+    println!("{segments} retransmitted, {failed} of them failed");
+    segments - failed
 }
 
 #[test]

@@ -94,6 +94,10 @@ struct tcp_event {
 	char comm[TASK_COMM_LEN];
 };
 
+/* No map has this struct as its value; this keeps it in the object's BTF, so that a test can
+ * compare both sides. */
+const volatile struct tcp_event event_layout = {};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
