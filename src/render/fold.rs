@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::names;
-use crate::profile::model::{FrameId, FrameKind, Profile};
+use crate::profile::model::{FrameKind, Profile};
 
 /// The suffixes that tell flame graph tools where a frame's code comes from, and that they do
 /// not display: `_[k]` kernel, `_[i]` inlined, `_[j]` JIT (see the `java` palette of Brendan
@@ -60,11 +60,12 @@ impl Label<'_> {
     }
 }
 
-/// One line: the first `depth` frames of a stack, and how many samples they stand for.
+/// One line: a path from the root, and how many samples it stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
-    stack: u32,
-    depth: u32,
+    /// Where the path begins in [`Folded::paths`].
+    start: usize,
+    depth: usize,
     /// Samples.
     pub count: u64,
 }
@@ -73,11 +74,11 @@ pub struct Line {
 /// changed.
 #[derive(Debug)]
 pub struct Folded<'a> {
-    profile: &'a Profile,
     /// Unique by name and mark, sorted.
     labels: Vec<Label<'a>>,
-    /// [`FrameId`] to place in `labels`.
-    label_of: Vec<u32>,
+    /// The stacks one after the other, as places in `labels`. Copied from the profile, since
+    /// comparing them is where the time goes, and a look-up per frame would be paid each time.
+    paths: Vec<u32>,
     /// Sorted, unique.
     lines: Vec<Line>,
 }
@@ -87,26 +88,23 @@ impl<'a> Folded<'a> {
     /// [`names::UNKNOWN`].
     pub fn new(profile: &'a Profile, marks: Marks) -> Self {
         let (labels, label_of) = label_frames(profile, marks);
-        let mut folded = Self {
-            profile,
-            labels,
-            label_of,
-            lines: Vec::new(),
-        };
-        folded.lines = profile
-            .stacks
-            .iter()
-            .enumerate()
-            .filter(|(_, stack)| stack.count > 0)
-            .map(|(index, stack)| Line {
-                stack: index as u32,
-                depth: stack.frames.len() as u32,
+        let stacks = profile.stacks.iter().filter(|stack| stack.count > 0);
+        let mut paths = Vec::with_capacity(stacks.clone().map(|stack| stack.frames.len()).sum());
+        let mut lines = Vec::with_capacity(profile.stacks.len());
+        for stack in stacks {
+            lines.push(Line {
+                start: paths.len(),
+                depth: stack.frames.len(),
                 count: stack.count,
-            })
-            .collect();
-        let mut lines = std::mem::take(&mut folded.lines);
-        lines.sort_unstable_by(|a, b| folded.path(*a).cmp(folded.path(*b)));
-        folded.lines = lines;
+            });
+            paths.extend(stack.frames.iter().map(|frame| label_of[frame.0 as usize]));
+        }
+        lines.sort_unstable_by(|a, b| path(&paths, *a).cmp(path(&paths, *b)));
+        let mut folded = Self {
+            labels,
+            paths,
+            lines,
+        };
         folded.merge_equal();
         folded
     }
@@ -118,15 +116,18 @@ impl<'a> Folded<'a> {
 
     /// The frames of a line, root first.
     pub fn labels(&self, line: Line) -> impl Iterator<Item = &Label<'a>> {
-        self.path(line).map(|label| &self.labels[label as usize])
+        path(&self.paths, line)
+            .iter()
+            .map(|label| &self.labels[*label as usize])
     }
 
     /// The labels of all lines, each once.
     pub fn used_labels(&self) -> impl Iterator<Item = &Label<'a>> {
         let mut used = vec![false; self.labels.len()];
         for line in &self.lines {
-            self.path(*line)
-                .for_each(|label| used[label as usize] = true);
+            for label in path(&self.paths, *line) {
+                used[*label as usize] = true;
+            }
         }
         self.labels
             .iter()
@@ -166,7 +167,7 @@ impl<'a> Folded<'a> {
             count: u64,
         }
         let lines = &self.lines;
-        let mut depths: Vec<u32> = lines.iter().map(|line| line.depth).collect();
+        let mut depths: Vec<usize> = lines.iter().map(|line| line.depth).collect();
         let mut open: Vec<Open> = Vec::new();
         for index in 0..=lines.len() {
             let shared = match (index.checked_sub(1), lines.get(index)) {
@@ -175,7 +176,7 @@ impl<'a> Folded<'a> {
             };
             while open.len() > shared {
                 let Some(closed) = open.pop() else { break };
-                let depth = open.len().max(1) as u32;
+                let depth = open.len().max(1);
                 if (closed.count as f64) < count_min {
                     for cut in &mut depths[closed.first_line..index] {
                         *cut = depth.min(*cut);
@@ -186,7 +187,7 @@ impl<'a> Folded<'a> {
                 }
             }
             if let Some(line) = lines.get(index) {
-                open.resize_with(line.depth as usize, || Open {
+                open.resize_with(line.depth, || Open {
                     first_line: index,
                     count: 0,
                 });
@@ -202,33 +203,24 @@ impl<'a> Folded<'a> {
     }
 
     fn merge_equal(&mut self) {
-        let mut lines = std::mem::take(&mut self.lines);
-        lines.dedup_by(|line, kept| {
-            let equal = line.depth == kept.depth && self.path(*line).eq(self.path(*kept));
+        let paths = &self.paths;
+        self.lines.dedup_by(|line, kept| {
+            let equal = path(paths, *line) == path(paths, *kept);
             if equal {
                 kept.count = kept.count.saturating_add(line.count);
             }
             equal
         });
-        self.lines = lines;
-    }
-
-    fn frames(&self, line: Line) -> &'a [FrameId] {
-        &self.profile.stacks[line.stack as usize].frames[..line.depth as usize]
-    }
-
-    fn path(&self, line: Line) -> impl Iterator<Item = u32> {
-        self.frames(line)
-            .iter()
-            .map(|frame| self.label_of[frame.0 as usize])
     }
 
     fn shared_depth(&self, a: Line, b: Line) -> usize {
-        self.path(a)
-            .zip(self.path(b))
-            .take_while(|(a, b)| a == b)
-            .count()
+        let (a, b) = (path(&self.paths, a), path(&self.paths, b));
+        a.iter().zip(b).take_while(|(a, b)| a == b).count()
     }
+}
+
+fn path(paths: &[u32], line: Line) -> &[u32] {
+    &paths[line.start..line.start + line.depth]
 }
 
 /// The unique labels in order, and the place of every frame's label among them.
@@ -267,7 +259,7 @@ fn label_frames(profile: &Profile, marks: Marks) -> (Vec<Label<'_>>, Vec<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::model::{Frame, Stack};
+    use crate::profile::model::{Frame, FrameId, Stack};
 
     const MARKS: Marks = Marks {
         kernel: false,

@@ -111,7 +111,7 @@ pub fn by_extension(path: &Path) -> Result<&'static FormatRow, Error> {
     let selects = |known: &&str| known.eq_ignore_ascii_case(&extension);
     FORMATS
         .iter()
-        .find(|format| format.extensions.iter().any(|known| selects(known)))
+        .find(|format| format.extensions.iter().any(selects))
         .ok_or_else(|| {
             let known: Vec<_> = FORMATS
                 .iter()

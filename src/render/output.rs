@@ -116,16 +116,30 @@ fn target(path: &Path) -> Result<Target, Error> {
     if path.file_name().is_none() {
         return refuse("not a file name", "name a file with -o");
     }
-    if let Some(descriptor) = descriptor_name(path) {
-        return Ok(if descriptor == "1" {
+    if let Some(entry) = procfs_entry(path) {
+        let own_descriptors = Path::new("/proc/self/fd").canonicalize().ok();
+        let is_stdout =
+            entry.ends_with("1") && folder_of(&entry).canonicalize().ok() == own_descriptors;
+        return Ok(if is_stdout {
             Target::Stdout
         } else {
             Target::Direct
         });
     }
-    let Ok(own) = path.symlink_metadata() else {
-        return Ok(Target::Renamed { mode: None });
+    let own = match path.symlink_metadata() {
+        Ok(own) => own,
+        // A missing folder shows when the temporary file is made.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(Target::Renamed { mode: None });
+        }
+        Err(error) => return Err(cannot_write(path, &error)),
     };
+    if !replaceable(path, &own) && !own.is_dir() {
+        return refuse(
+            "another user's in a shared folder, where only its owner may replace it",
+            "choose another name, or a folder of your own",
+        );
+    }
     if own.is_file() {
         let kept = own.uid() == rustix::process::geteuid().as_raw();
         return Ok(Target::Renamed {
@@ -158,21 +172,18 @@ fn target(path: &Path) -> Result<Target, Error> {
     Ok(Target::Direct)
 }
 
-/// The number of the descriptor that `path` (or the link it is, as `/dev/stdout` is one) names,
-/// in whatever process; any other entry of procfs is taken for one too, and refused by the
-/// kernel.
-fn descriptor_name(path: &Path) -> Option<String> {
-    let entry = |path: &Path| {
-        let folder = statfs(folder_of(path)).ok()?;
-        let name = path.file_name()?.to_str()?.to_owned();
-        (folder.f_type == PROC_SUPER_MAGIC).then_some(name)
-    };
-    if let Some(name) = entry(path) {
-        return Some(name);
+/// The entry of procfs that `path` is, or is a link to, as `/dev/stdout` is one to
+/// `/proc/self/fd/1`: nothing can be renamed to it.
+fn procfs_entry(path: &Path) -> Option<PathBuf> {
+    let in_procfs =
+        |path: &Path| statfs(folder_of(path)).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC);
+    if in_procfs(path) {
+        return Some(path.to_owned());
     }
     let own = path.symlink_metadata().ok()?;
     let link = path.read_link().ok().filter(|_| !planted(path, &own))?;
-    entry(&folder_of(path).join(link))
+    let entry = folder_of(path).join(link);
+    in_procfs(&entry).then_some(entry)
 }
 
 /// Could `path` be a trap: of another user than we or root, in a folder where anyone may create
@@ -182,6 +193,16 @@ fn planted(path: &Path, own: &Metadata) -> bool {
         .metadata()
         .is_ok_and(|folder| folder.mode() & (STICKY_BIT | WORLD_WRITABLE) != 0);
     shared && own.uid() != 0 && own.uid() != rustix::process::geteuid().as_raw()
+}
+
+/// May we rename over `path`? In a sticky folder only root and the owners of the file and the
+/// folder may.
+fn replaceable(path: &Path, own: &Metadata) -> bool {
+    let we = rustix::process::geteuid();
+    let sticky_of_others = folder_of(path)
+        .metadata()
+        .is_ok_and(|folder| folder.mode() & STICKY_BIT != 0 && folder.uid() != we.as_raw());
+    we.is_root() || own.uid() == we.as_raw() || !sticky_of_others
 }
 
 fn folder_of(path: &Path) -> PathBuf {
