@@ -12,3 +12,4 @@ pub mod preflight;
 pub mod profile;
 pub mod render;
 pub mod symbolize;
+pub mod tools;

@@ -26,6 +26,7 @@ fn run() -> anyhow::Result<()> {
     log_to_stderr(invocation.verbosity);
     match invocation.command {
         Command::Profile(config) => session::run(&config),
+        Command::Tool(tool) => flame::tools::session::run(&tool),
         Command::Man => {
             let mut page = Vec::new();
             cli::write_man_page(&mut page)?;

@@ -91,3 +91,17 @@ static long (*const bpf_loop)(__u32 iterations, void *callback, void *context,
 #define core_read(dst, src) \
 	bpf_probe_read_kernel((dst), sizeof(*(dst)), __builtin_preserve_access_index(src))
 #define core_field_exists(field) __builtin_preserve_field_info(field, 2)
+
+static __u64 (*const bpf_get_attach_cookie)(void *ctx) = (void *)174;
+
+/* One bit field, through one pointer, at the kernel's own place. Kinds are those of
+ * enum bpf_field_info_kind: byte offset, byte size, left and right shift. */
+#define core_read_bitfield(pointer, field)                                                        \
+	({                                                                                        \
+		__u64 bits = 0;                                                                   \
+		bpf_probe_read_kernel(&bits, __builtin_preserve_field_info((pointer)->field, 1),  \
+				      (const void *)(pointer) +                                   \
+					      __builtin_preserve_field_info((pointer)->field, 0)); \
+		bits <<= __builtin_preserve_field_info((pointer)->field, 4);                      \
+		bits >> __builtin_preserve_field_info((pointer)->field, 5);                       \
+	})

@@ -11,6 +11,7 @@ use aya::Pod;
 
 const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 /// Entries of one call; a bucket of the kernel's hash table must fit.
 const ENTRIES_PER_CALL: u32 = 4096;
 
@@ -90,6 +91,28 @@ pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K
         }
         first = false;
     }
+}
+
+/// Removes entries; a key that is not there is no error. `K` must have the map's key size.
+pub(super) fn remove_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    let mut rest = keys;
+    while !rest.is_empty() {
+        let count = rest.len().min(ENTRIES_PER_CALL as usize);
+        let mut attr = BatchAttr {
+            keys: rest.as_ptr() as u64,
+            count: count as u32,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            ..BatchAttr::default()
+        };
+        let removed = match bpf(BPF_MAP_DELETE_BATCH, &mut attr) {
+            Ok(()) => count,
+            // The call stopped at a key that is not there.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => attr.count as usize + 1,
+            Err(error) => return Err(error),
+        };
+        rest = rest.get(removed..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// Whether a hash map has no entries.

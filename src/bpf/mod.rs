@@ -4,7 +4,10 @@
 //! [`Bpf::load`] creates the object's maps; a program is verified only when it is attached, so a
 //! hook this kernel lacks fails alone.
 
+mod attach;
 mod batch;
+mod kernel_btf;
+mod perf_link;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -14,7 +17,10 @@ use aya::programs::{BtfTracePoint, PerfEvent, Program};
 use aya::{Btf, Ebpf, EbpfLoader};
 use rustix::io::Errno;
 
+pub use attach::Hook;
 pub use aya::Pod;
+pub use kernel_btf::{KernelBtf, Parameter};
+pub use perf_link::PerfLink;
 
 use crate::preflight;
 
@@ -181,6 +187,30 @@ impl Bpf {
             .with_context(|| format!("cannot insert into the map {map}"))
     }
 
+    /// Takes entries out of a hash map.
+    ///
+    /// # Errors
+    /// When the map is missing or the kernel refuses.
+    pub fn remove_all<K: Pod>(&self, map: &str, keys: &[K]) -> Result<()> {
+        batch::remove_all(map_data(self.map(map)?)?.fd().as_fd(), keys)
+            .with_context(|| format!("cannot remove from the map {map}"))
+    }
+
+    /// Sets an entry of an array.
+    ///
+    /// # Errors
+    /// When the map is missing, of another shape, or has no such index.
+    pub fn set_array<V: Pod>(&mut self, map: &str, index: u32, value: V) -> Result<()> {
+        let data = self
+            .ebpf
+            .map_mut(map)
+            .ok_or_else(|| anyhow!("no map {map}"))?;
+        let mut array = aya::maps::Array::<_, V>::try_from(data)?;
+        array
+            .set(index, value, 0)
+            .with_context(|| format!("cannot write to the map {map}"))
+    }
+
     /// Removes a key from a hash map, if it is there.
     ///
     /// # Errors
@@ -294,6 +324,13 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
+    /// Readable when records wait, unless the kernel side sends them without a wake-up.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor lives as long as the ring, which is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+
     /// Hands every waiting record to `consume`.
     pub fn drain(&mut self, mut consume: impl FnMut(&[u8])) {
         while let Some(record) = self.0.next() {

@@ -16,9 +16,11 @@ use clap::{ArgMatches, Args, FromArgMatches};
 pub use clap_complete::Shell;
 pub use man::write_man_page;
 pub use surroundings::{ExecutableId, Surroundings};
+pub(crate) use targets::parse_duration;
 
 use crate::error::Error;
 use crate::profile::config::ProfileConfig;
+use crate::tools::{self, TOOLS, ToolRow};
 use profile::ProfileArgs;
 
 /// What the user asked for.
@@ -35,6 +37,8 @@ pub struct Invocation {
 pub enum Command {
     /// Take a profile.
     Profile(Box<ProfileConfig>),
+    /// Run a latency tool.
+    Tool(Box<tools::session::Invocation>),
     /// Print the man page.
     Man,
     /// Print a shell's completion script.
@@ -86,7 +90,8 @@ static MODES: &[Mode] = &[
 
 /// The names of all modes, in the order of the table.
 fn mode_names() -> Vec<&'static str> {
-    MODES.iter().map(|mode| mode.name).collect()
+    let tools = TOOLS.iter().map(|row| row.name);
+    MODES.iter().map(|mode| mode.name).chain(tools).collect()
 }
 
 /// Understands a command line, the program's name first.
@@ -118,6 +123,7 @@ pub fn parse_in(
     match matches.subcommand() {
         Some((name, matches)) => match MODES.iter().find(|mode| mode.name == name) {
             Some(mode) => (mode.resolve)(matches, &context),
+            None if let Some(row) = tools::by_name(name) => Ok(resolve_tool(row, matches)),
             None => Err(Error::Usage(format!("'{name}' is no mode of flame"))),
         },
         None => resolve_profile(&matches, &context),
@@ -138,6 +144,7 @@ pub fn command() -> clap::Command {
         .args_conflicts_with_subcommands(true)
         .after_long_help(profile::EXAMPLES)
         .subcommands(MODES.iter().map(|mode| (mode.command)()))
+        .subcommands(TOOLS.iter().map(|row| tools::command(row)))
 }
 
 /// A shell's completion script.
@@ -163,6 +170,17 @@ fn resolve_profile(matches: &ArgMatches, context: &Context) -> Result<Invocation
         verbosity,
         command: Command::Profile(Box::new(config)),
     })
+}
+
+fn resolve_tool(row: &'static ToolRow, matches: &ArgMatches) -> Invocation {
+    let tool = tools::session::Invocation {
+        row,
+        matches: matches.clone(),
+    };
+    Invocation {
+        verbosity: matches.get_count("verbose"),
+        command: Command::Tool(Box::new(tool)),
+    }
 }
 
 fn completions_command() -> clap::Command {
@@ -204,12 +222,16 @@ fn expand_symlink_name(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args
         .first()
         .and_then(|program| Path::new(program).file_name());
-    let mode = MODES
+    let modes = MODES
         .iter()
-        .find(|mode| mode.by_symlink && name == Some(OsStr::new(mode.name)));
+        .filter(|mode| mode.by_symlink)
+        .map(|mode| mode.name);
+    let mode = modes
+        .chain(TOOLS.iter().map(|row| row.name))
+        .find(|mode| name == Some(OsStr::new(mode)));
     match mode {
         Some(mode) => {
-            args.splice(..1, [OsString::from("flame"), OsString::from(mode.name)]);
+            args.splice(..1, [OsString::from("flame"), OsString::from(mode)]);
         }
         None if args.is_empty() => args.push(OsString::from("flame")),
         None => {}

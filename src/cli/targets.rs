@@ -109,7 +109,7 @@ fn parse_pid(word: &str) -> Result<u32, Error> {
 
 /// A number of seconds, or one with a unit: `30`, `0.5`, `500ms`, `30s`, `5m`, `2h`. At least a
 /// millisecond and at most a year.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let number_len = text
         .bytes()
         .take_while(|byte| byte.is_ascii_digit() || *byte == b'.')

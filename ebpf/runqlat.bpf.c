@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+/* How long tasks that can run wait for a CPU.
+ *
+ * A wait begins when a task wakes up, is new, or loses its CPU while it could go on; it ends when
+ * it gets one. Preempted tasks could go on whatever their state says: a task may be interrupted
+ * between announcing its sleep and sleeping. */
+#include "filter.h"
+#include "histogram.h"
+
+#define TASK_RUNNING 0
+
+const volatile bool per_process = false;
+const volatile bool per_thread = false;
+
+struct task_struct___state {
+	/* 5.14 and later */
+	unsigned int __state;
+} __core;
+
+struct task_struct___before_5_14 {
+	long state;
+} __core;
+
+/* When a thread began to wait. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u64);
+} waiting SEC(".maps");
+
+static __always_inline bool is_running(const struct task_struct *task)
+{
+	const struct task_struct___state *newer = (const void *)task;
+	const struct task_struct___before_5_14 *older = (const void *)task;
+	return (core_field_exists(newer->__state) ? newer->__state : older->state) == TASK_RUNNING;
+}
+
+static __always_inline void begin_wait(const struct task_struct *task)
+{
+	__u32 tid = task->pid;
+	/* The idle tasks of all CPUs share 0 and never wait. */
+	if (!tid || !task_wanted(task, task->tgid))
+		return;
+	__u64 now = bpf_ktime_get_ns();
+	if (bpf_map_update_elem(&waiting, &tid, &now, BPF_ANY))
+		count_loss(start_map_full);
+}
+
+static __always_inline void end_wait(const struct task_struct *task)
+{
+	__u32 tid = task->pid;
+	if (!tid)
+		return;
+	__u64 *since = bpf_map_lookup_elem(&waiting, &tid);
+	if (!since)
+		return;
+	__u64 waited_ns = bpf_ktime_get_ns() - *since;
+	bpf_map_delete_elem(&waiting, &tid);
+	struct report_key key = {};
+	if (per_process)
+		key.id = task->tgid;
+	else if (per_thread)
+		key.id = tid;
+	add_to_histogram(&key, waited_ns);
+}
+
+/* sched_wakeup(p), sched_wakeup_new(p): 5.10 to 7.2. */
+SEC("tp_btf/sched_wakeup")
+int wakeup(__u64 *args)
+{
+	begin_wait((void *)args[0]);
+	return 0;
+}
+
+SEC("tp_btf/sched_wakeup_new")
+int wakeup_new(__u64 *args)
+{
+	begin_wait((void *)args[0]);
+	return 0;
+}
+
+/* sched_switch(preempt, prev, next[, prev_state since 5.18]). */
+SEC("tp_btf/sched_switch")
+int switched(__u64 *args)
+{
+	bool preempted = args[0];
+	const struct task_struct *prev = (void *)args[1];
+	if (preempted || is_running(prev))
+		begin_wait(prev);
+	end_wait((void *)args[2]);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
