@@ -284,13 +284,12 @@ impl Builder<'_> {
         };
         let quality = &mut self.profile.quality;
         quality.user_stacks += sample.count;
-        match end {
-            Some(cause) => *self.truncated.entry(cause).or_default() += sample.count,
-            None => {
-                quality.rooted += sample.count;
-                if is_named {
-                    quality.rooted_and_named += sample.count;
-                }
+        if let Some(cause) = end {
+            *self.truncated.entry(cause).or_default() += sample.count;
+        } else {
+            quality.rooted += sample.count;
+            if is_named {
+                quality.rooted_and_named += sample.count;
             }
         }
     }
@@ -422,6 +421,7 @@ mod tests {
                 comm: *b"dd\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
                 kernel_stack: Some(StackId(0)),
                 user_stack: None,
+                outcome: None,
                 count: 5,
                 first_ns: 1,
                 last_ns: 2,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-/// The length of a tick of /proc/stat in nanoseconds (USER_HZ is 100 in all of /proc).
+/// The length of a tick of /proc/stat in nanoseconds (`USER_HZ` is 100 in all of /proc).
 const TICK_NS: u64 = 10_000_000;
 
 /// Time without work since boot in nanoseconds, by CPU: idle, waiting for I/O, or taken away by

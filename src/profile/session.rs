@@ -254,9 +254,12 @@ impl Session {
         self.walk_snapshots();
         let by_cpu = self.bpf.read_per_cpu::<Counters>("counters")?;
         // With -I idle samples are among the others.
-        let idle_of = |counters: &Counters| match config.include_idle {
-            true => counters.taken,
-            false => counters.idle,
+        let idle_of = |counters: &Counters| {
+            if config.include_idle {
+                counters.taken
+            } else {
+                counters.idle
+            }
         };
         let idle: Vec<u64> = by_cpu.iter().map(idle_of).collect();
         let expected = self.sampler.expected_samples(&idle)?;
