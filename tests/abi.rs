@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::mem::{offset_of, size_of};
 
 use flame::profile::abi;
+use flame::profile::unwind::abi::FRAMES_MAX;
 use object::{Object, ObjectSection};
 
 /// A struct as BTF describes it: size and byte offset of each member.
@@ -69,7 +70,7 @@ fn structs(object: &[u8]) -> HashMap<String, Layout> {
 }
 
 macro_rules! assert_same_layout {
-    ($structs:expr, $c_name:literal, $rust:ty, [$($field:ident),+ $(,)?]) => {{
+    ($structs:expr, $c_name:expr, $rust:ty, [$($field:ident),+ $(,)?]) => {{
         let layout = &$structs[$c_name];
         let fields: &[(&str, usize)] = &[$((stringify!($field), offset_of!($rust, $field))),+];
         for (field, offset) in fields {
@@ -94,13 +95,15 @@ fn profile_structs_agree() {
             exec_id,
             cpu,
             kernel_stack_id,
-            user_stack_id,
+            user_stack_place,
+            reserved,
+            user_stack,
             comm
         ]
     );
     assert_eq!(
         (key.size, key.members.len()),
-        (size_of::<abi::SampleKey>(), 8)
+        (size_of::<abi::SampleKey>(), 10)
     );
 
     let count = assert_same_layout!(
@@ -118,13 +121,33 @@ fn profile_structs_agree() {
         structs,
         "whole_sample",
         abi::WholeSampleHeader,
-        [key, kernel_frames, user_frames, time_ns]
+        [key, time_ns, kernel_frames, user_frames, outcome, reserved]
     );
     assert_eq!(whole.members["frames"], size_of::<abi::WholeSampleHeader>());
-    assert_eq!(
-        whole.size,
-        size_of::<abi::WholeSampleHeader>() + 2 * 8 * abi::MAX_FRAMES
+
+    let snapshot = assert_same_layout!(
+        structs,
+        "stack_snapshot",
+        abi::SnapshotHeader,
+        [key, time_ns, kernel_frames, stack_bytes, registers, frames]
     );
+    assert_eq!(snapshot.members["stack"], size_of::<abi::SnapshotHeader>());
+
+    for (name, size) in [
+        (
+            "short_stack",
+            size_of::<abi::WalkedStack<{ abi::SHORT_FRAMES }>>(),
+        ),
+        ("deep_stack", size_of::<abi::WalkedStack<FRAMES_MAX>>()),
+    ] {
+        let stack = assert_same_layout!(
+            structs,
+            name,
+            abi::WalkedStack<FRAMES_MAX>,
+            [outcome, count, addresses]
+        );
+        assert_eq!(stack.size, size);
+    }
 
     let counters = assert_same_layout!(
         structs,
@@ -142,11 +165,13 @@ fn profile_structs_agree() {
             no_kernel_stack,
             no_user_stack,
             untracked_children,
+            snapshots,
+            snapshots_unsent,
         ]
     );
     assert_eq!(
         (counters.size, counters.members.len()),
-        (size_of::<abi::Counters>(), 11)
+        (size_of::<abi::Counters>(), 13)
     );
 }
 

@@ -61,11 +61,6 @@ pub struct WalkedStack<const FRAMES: usize> {
     pub addresses: [u64; FRAMES],
 }
 
-/// `struct short_stack`.
-pub type ShortStack = WalkedStack<SHORT_FRAMES>;
-/// `struct deep_stack`.
-pub type DeepStack = WalkedStack<FRAMES_MAX>;
-
 /// `struct sample_count`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
