@@ -9,7 +9,7 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
-use support::run::{FlameRun, Process, assert_share};
+use support::run::{FlameRun, Process, Recorded, assert_share};
 use support::truth::Truth;
 use support::workload::{Workload, comm};
 use support::{can_sample, sampling_turn};
@@ -278,16 +278,48 @@ fn a_hundred_levels_of_recursion_are_all_there() {
 }
 
 #[test]
+fn four_hundred_levels_of_recursion_are_all_there_by_call_frame_information() {
+    if !can_sample("four_hundred_levels_of_recursion_are_all_there_by_call_frame_information") {
+        return;
+    }
+    let program = Workload::new("recursion.c")
+        .flags(&["-fomit-frame-pointer"])
+        .build();
+    let _turn = sampling_turn();
+    let run = FlameRun::new()
+        .args(["--".as_ref(), program.as_os_str()])
+        .args(["1", "400"]);
+    let chain: Vec<_> = [
+        "_start",
+        "__libc_start_main_impl",
+        "__libc_start_call_main",
+        "main",
+    ]
+    .into_iter()
+    .chain(["descend"; 400])
+    .chain(["bottom"])
+    .collect();
+    run.run().folded.assert_chain(&chain);
+}
+
+#[test]
 fn a_stack_deeper_than_the_limit_is_said_to_be_cut() {
     if !can_sample("a_stack_deeper_than_the_limit_is_said_to_be_cut") {
         return;
     }
     let program = Workload::new("recursion.c").build();
     let _turn = sampling_turn();
-    let run = FlameRun::new()
-        .args(["--".as_ref(), program.as_os_str()])
-        .args(["1", "400"]);
-    let recorded = run.run();
+    // Frame pointers reach 127 frames, call frame information 512.
+    for (unwind, levels) in [("fp", "400"), ("auto", "600")] {
+        let run = FlameRun::new()
+            .args(["--unwind", unwind])
+            .args(["--".as_ref(), program.as_os_str()])
+            .args(["1", levels]);
+        assert_cut(&run.run());
+    }
+}
+
+fn assert_cut(recorded: &Recorded) {
     let at_bottom = recorded.folded.count_frame("bottom");
     assert!(at_bottom > 0, "{}", recorded.folded);
     let truncated: u64 = recorded
@@ -344,7 +376,7 @@ fn the_whole_machine_includes_a_known_load() {
     let target = Process::start(Command::new(&program).arg("7"));
     let recorded = FlameRun::new().args(["5"]).run();
     let finished = target.finish_within(Duration::from_secs(30));
-    let ours = support::run::Recorded {
+    let ours = Recorded {
         folded: recorded.folded.of_task("three_fun"),
         ..recorded
     };

@@ -59,7 +59,7 @@ fn no_stack_goes_past_the_start_of_a_static_program() {
         .flags(&["-static"])
         .build();
     let recorded = FlameRun::new()
-        .args(["--", program.to_str().unwrap(), "2"])
+        .args(["--unwind", "fp", "--", program.to_str().unwrap(), "2"])
         .run();
     let costly = recorded
         .folded

@@ -479,7 +479,7 @@ fn cachestat_tells_cold_from_warm_to_the_page() {
     let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (_, written_misses, dirties) = cachestat(|| {
         file.write_all(&vec![7; FILE_PAGES as usize * PAGE])
-            .unwrap()
+            .unwrap();
     });
     assert_eq!(dirties, FILE_PAGES);
     assert_eq!(written_misses, 0, "a write's new pages are no misses");

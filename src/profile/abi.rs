@@ -1,7 +1,6 @@
 //! What `ebpf/profile_abi.h` says, on this side of the kernel boundary. A test compares both
 //! through the object's BTF.
 
-use super::unwind::abi::FRAMES_MAX;
 #[cfg(doc)]
 use super::unwind::abi::Outcome;
 use super::unwind::walk::Registers;

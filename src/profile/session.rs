@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::quality;
 use super::sampler::Sampler;
 use super::sideband::{Record, SideBand};
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use super::unwind::abi::KNOWN_RULES_PER_CPU;
 use super::unwind::live::Unwinder;
 use super::unwind::maps::UnwindMaps;
@@ -47,6 +47,7 @@ pub fn run(config: &ProfileConfig) -> Result<()> {
         Targets::Command(words) => Some(Command::prepare(words)?),
         Targets::System | Targets::Pids(_) => None,
     };
+    signals::start_workers()?;
     let mut session = Session::open(config, command)?;
     // Before this, a signal ends the program as it ends any other: there is nothing to save.
     let signals = Signals::catch()?;

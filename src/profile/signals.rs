@@ -24,13 +24,7 @@ impl Signals {
     /// # Errors
     /// When the kernel refuses.
     pub fn catch() -> Result<Self> {
-        let set = signal_set();
-        // SAFETY: `set` is initialised; the old mask is not asked for.
-        let result =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-        if result != 0 {
-            return Err(io::Error::from_raw_os_error(result)).context("cannot block signals");
-        }
+        let set = block().context("cannot block signals")?;
         // SAFETY: `set` is initialised; -1 asks for a new descriptor.
         let descriptor =
             unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -73,6 +67,33 @@ impl Signals {
             .spawn(watch)
             .map(drop)
             .context("cannot start a thread")
+    }
+}
+
+/// Starts the worker threads, which no signal may end the program through. Must come before
+/// anything runs in parallel.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start_workers() -> Result<()> {
+    let block_signals = |_| {
+        if let Err(error) = block() {
+            tracing::debug!("a worker thread keeps its signals: {error}");
+        }
+    };
+    rayon::ThreadPoolBuilder::new()
+        .start_handler(block_signals)
+        .build_global()
+        .context("cannot start worker threads")
+}
+
+/// Blocks the signals in this thread and those it starts.
+fn block() -> io::Result<libc::sigset_t> {
+    let set = signal_set();
+    // SAFETY: `set` is initialised; the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(set),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 

@@ -34,11 +34,10 @@ pub fn structs(object: &[u8]) -> HashMap<String, Layout> {
         let (kind, count) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
         at += 12;
         let extra = match kind {
-            1 | 14 | 17 => 4,                   // integer, variable, declaration tag
-            3 => 12,                            // array
-            KIND_STRUCT | 5 | 15 => 12 * count, // struct, union, data section
-            19 => 12 * count,                   // 64-bit enumeration
-            6 | 13 => 8 * count,                // enumeration, function prototype
+            1 | 14 | 17 => 4,                        // integer, variable, declaration tag
+            3 => 12,                                 // array
+            KIND_STRUCT | 5 | 15 | 19 => 12 * count, // struct, union, data section, 64-bit enumeration
+            6 | 13 => 8 * count,                     // enumeration, function prototype
             _ => 0,
         };
         if kind == KIND_STRUCT {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::PerfEvent;
 use aya::{Ebpf, EbpfLoader};
-use flame::profile::unwind::abi::{CODE_BEFORE, FRAMES_MAX, MappingEntry};
+use flame::profile::unwind::abi::{CODE_BEFORE, FRAMES_MAX, INTERRUPTED, MappingEntry};
 use flame::profile::unwind::elf::ElfLayout;
 use flame::profile::unwind::maps::{Mapping, TableId, UnwindMaps};
 use flame::profile::unwind::table::Table;
@@ -194,8 +194,9 @@ impl Recorder {
             .enumerate()
             .rev()
             .map(|(index, address)| {
-                // Only the leaf's is not a return address.
-                self.name(address - u64::from(index > 0 && index <= last))
+                // Neither the leaf's nor what a signal interrupted is a return address.
+                let returned = index > 0 && index <= last && address & INTERRUPTED == 0;
+                self.name((address & !INTERRUPTED) - u64::from(returned))
             });
         names.collect()
     }
@@ -240,9 +241,9 @@ impl Record {
         let stack_at = bytes.len() - STACK_BYTES;
         let pages = word(stack_at - 8) as usize;
         let addresses_at = stack_at - 32 - FRAMES_MAX * 8;
-        let registers_at = addresses_at - 21 * 8;
-        // struct unwind_state ends in: outcome, count, reserved, registers, addresses.
-        let (outcome, count) = (half(registers_at - 12), half(registers_at - 8));
+        // struct unwind_state ends in: registers, hash, outcome, count, addresses.
+        let (outcome, count) = (half(addresses_at - 8), half(addresses_at - 4));
+        let registers_at = addresses_at - 16 - 21 * 8;
         Self {
             outcome,
             addresses: (0..count as usize)
