@@ -242,6 +242,8 @@ fn runqlat_agrees_with_the_schedulers_own_account() {
     };
     let mut loops = [busy_loop(), busy_loop()];
     let pids = loops.each_ref().map(Child::id);
+    // A task is shown as stopped before it has left its CPU, and may wait for it once more.
+    std::thread::sleep(Duration::from_millis(300));
     let before = pids.map(schedstat);
     let list = format!("{},{}", pids[0], pids[1]);
     let tool = Running::start(&["runqlat", "-P", "-p", &list]);
@@ -253,7 +255,7 @@ fn runqlat_agrees_with_the_schedulers_own_account() {
     signal(Signal::CONT);
     std::thread::sleep(Duration::from_secs(2));
     signal(Signal::STOP);
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(300));
     let after = pids.map(schedstat);
     let reports = tool.finish();
     for child in &mut loops {
@@ -278,8 +280,7 @@ fn runqlat_agrees_with_the_schedulers_own_account() {
             "pid {}: {count} waits of {runs} runs, {sum} of {waited_us} us",
             pids[index]
         );
-        // On a loaded machine one wait of 266 was once missing; which one is not yet known.
-        assert!(count.abs_diff(runs) <= 1, "{count} {runs}");
+        assert_eq!(count, runs);
         assert!(
             sum.abs_diff(waited_us) <= waited_us / 50 + count,
             "{sum} {waited_us}"
