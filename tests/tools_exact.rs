@@ -77,6 +77,15 @@ impl Running {
     }
 }
 
+/// A test that fails must not leave its tool attached.
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After `finish` both find the child gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn own_pid() -> String {
     std::process::id().to_string()
 }
