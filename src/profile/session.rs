@@ -30,6 +30,8 @@ use crate::symbolize::{self, modules::Modules};
 const TICK: Duration = Duration::from_millis(100);
 /// Pause after an early wake-up: a storm of short-lived processes must not cost a core.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The time in which a command is expected to have loaded its libraries.
+const COMMAND_START: Duration = Duration::from_millis(20);
 /// The pause is this many times as long as the drain before it took: in a flood of records some
 /// are lost, which is counted and mended, rather than that we take part in the load.
 const PAUSE_PER_DRAIN: u32 = 9;
@@ -158,6 +160,7 @@ impl Session {
         let start = Instant::now();
         if let Some(command) = &mut self.command {
             command.release()?;
+            self.follow_start(start)?;
         }
         loop {
             let elapsed = start.elapsed();
@@ -183,6 +186,16 @@ impl Session {
         let sampled = start.elapsed();
         self.drain()?;
         Ok(sampled)
+    }
+
+    /// Reads the side-band closely while the command maps its libraries, so that hardly a sample of
+    /// its first milliseconds has to wait for its tables.
+    fn follow_start(&mut self, start: Instant) -> Result<()> {
+        while start.elapsed() < COMMAND_START {
+            self.drain()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Sleeps until a side-band buffer fills, a signal arrives or the time is over. Whether it

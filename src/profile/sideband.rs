@@ -20,9 +20,9 @@ use crate::error::Error;
 /// Bytes of one CPU's ring: about 4000 records, some 400 execs between two drains.
 const RING_BYTES: usize = 512 * 1024;
 
-/// Unread bytes after which `poll` wakes. Small, so that the files of processes that live for
-/// some milliseconds are opened while these still run.
-const WAKEUP_BYTES: u32 = 8 * 1024;
+/// Unread bytes after which `poll` wakes: what one exec writes. The files of processes that live
+/// for some milliseconds are opened, and their stacks walked, while these still run.
+const WAKEUP_BYTES: u32 = 512;
 
 /// The side-band of every CPU.
 #[derive(Debug)]
