@@ -14,8 +14,8 @@ use super::measure::{BpfPrograms, cpu_ns, interrupt, wait_for_peak_rss};
 /// A contestant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profiler {
-    /// This repository's binary, to an SVG.
-    Flame,
+    /// This repository's binary, to an SVG; `--unwind` with this value.
+    Flame(&'static str),
     /// `perf record -g`, `perf script`, inferno, to an SVG.
     Perf,
     /// A one-line `profile:hz` script, to its own text: it draws no picture.
@@ -24,12 +24,18 @@ pub enum Profiler {
 
 impl Profiler {
     /// In the order of the table's columns.
-    pub const ALL: [Self; 3] = [Self::Flame, Self::Perf, Self::Bpftrace];
+    pub const ALL: [Self; 4] = [
+        Self::Flame("fp"),
+        Self::Flame("auto"),
+        Self::Perf,
+        Self::Bpftrace,
+    ];
 
     /// The column's title.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Flame => "flame",
+            Self::Flame("fp") => "flame --unwind fp",
+            Self::Flame(_) => "flame",
             Self::Perf => "perf record + script + inferno",
             Self::Bpftrace => "bpftrace (text only)",
         }
@@ -91,7 +97,7 @@ pub fn run(profiler: Profiler, plan: &Plan) -> Result<Run> {
     }
     let finish = interrupted.elapsed();
     let (taken, expected) = match profiler {
-        Profiler::Flame => flame_samples(folder.path())?,
+        Profiler::Flame(_) => flame_samples(folder.path())?,
         Profiler::Perf => perf_samples(folder.path(), plan)?,
         Profiler::Bpftrace => bpftrace_samples(folder.path(), plan)?,
     };
@@ -108,9 +114,9 @@ pub fn run(profiler: Profiler, plan: &Plan) -> Result<Run> {
 fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
     let frequency = plan.frequency_hz.to_string();
     let mut command = match profiler {
-        Profiler::Flame => {
+        Profiler::Flame(unwind) => {
             let mut flame = Command::new(&plan.flame);
-            flame.args(["-q", "--unwind", "fp", "-F", &frequency]);
+            flame.args(["-q", "--unwind", unwind, "-F", &frequency]);
             flame.args(["--stats", "stats.json", "-o", "out.svg"]);
             flame
         }
