@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use aya::programs::{FEntry, FExit, Iter, KProbe, TracePoint, UProbe};
@@ -51,7 +51,7 @@ impl Bpf {
         if let Hook::TpBtf(name) = hook {
             return self.attach_tp_btf(program, name);
         }
-        let btf = &self.btf;
+        let btf = self.btf.as_ref().context(super::ATTACHED)?;
         let attach = |ebpf: &mut Ebpf| -> Result<()> {
             match hook {
                 Hook::TpBtf(_) => {}
@@ -120,7 +120,7 @@ impl Bpf {
     /// # Errors
     /// When the kernel lacks the iterator (5.8) or the verifier refuses the program.
     pub fn iterate(&mut self, program: &str, kind: &str) -> Result<()> {
-        let btf = &self.btf;
+        let btf = self.btf.as_ref().context(super::ATTACHED)?;
         let run = |ebpf: &mut Ebpf| -> Result<()> {
             let iterator: &mut Iter = typed_program(ebpf, program)?;
             iterator.load(kind, btf)?;

@@ -4,7 +4,7 @@
 //! (kernel 5.6), which aya does not offer.
 
 use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::Pod;
@@ -60,8 +60,9 @@ fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<()> {
 
 /// Every entry of a hash map. `K` and `V` must have the map's key and value sizes.
 pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
-    let mut keys = vec![MaybeUninit::<K>::uninit(); ENTRIES_PER_CALL as usize];
-    let mut values = vec![MaybeUninit::<V>::uninit(); ENTRIES_PER_CALL as usize];
+    // Untouched pages cost nothing: 4096 deep stacks would be 16 MB, and few are ever filled.
+    let mut keys = Box::<[K]>::new_uninit_slice(ENTRIES_PER_CALL as usize);
+    let mut values = Box::<[V]>::new_uninit_slice(ENTRIES_PER_CALL as usize);
     // The kernel's cursor: a bucket's number, or a key in arrays.
     let mut cursor = [0_u8; 256];
     let mut entries = Vec::new();

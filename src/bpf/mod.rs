@@ -24,6 +24,9 @@ pub use perf_link::PerfLink;
 
 use crate::preflight;
 
+/// What an attempt to attach after [`Bpf::forget_kernel_types`] is told.
+const ATTACHED: &str = "everything was said to be attached";
+
 /// The committed objects by mode.
 static OBJECTS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/bpf_objects.rs"));
 
@@ -84,7 +87,8 @@ impl Settings {
 #[derive(Debug)]
 pub struct Bpf {
     ebpf: Ebpf,
-    btf: Btf,
+    /// The kernel's types, some 20 MB; gone once everything is attached.
+    btf: Option<Btf>,
 }
 
 impl Bpf {
@@ -107,7 +111,15 @@ impl Bpf {
         let ebpf = loader
             .load(object)
             .map_err(|error| explain(error.into(), &format!("loading the programs of {mode}")))?;
-        Ok(Self { ebpf, btf })
+        Ok(Self {
+            ebpf,
+            btf: Some(btf),
+        })
+    }
+
+    /// Everything that needs the kernel's types is attached: gives their memory back.
+    pub fn forget_kernel_types(&mut self) {
+        self.btf = None;
     }
 
     /// Verifies a `tp_btf` program and attaches it to the tracepoint `hook`.
@@ -115,7 +127,7 @@ impl Bpf {
     /// # Errors
     /// When the kernel lacks the hook or the verifier refuses the program.
     pub fn attach_tp_btf(&mut self, program: &str, hook: &str) -> Result<()> {
-        let btf = &self.btf;
+        let btf = self.btf.as_ref().context(ATTACHED)?;
         let attach = |ebpf: &mut Ebpf| -> Result<()> {
             let tracepoint: &mut BtfTracePoint = typed_program(ebpf, program)?;
             tracepoint.load(hook, btf)?;

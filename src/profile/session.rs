@@ -127,6 +127,7 @@ impl Session {
             &config.event,
             config.frequency_hz,
         )?;
+        bpf.forget_kernel_types();
         let mut session = Self {
             ring: bpf.take_ring("whole_samples")?,
             snapshot_ring: bpf.take_ring("snapshots")?,
