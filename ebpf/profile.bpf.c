@@ -440,13 +440,13 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, bool by_
 
 /* Twins: a kernel that cannot run the walk by CFI (below 5.15) verifies only the first. */
 SEC("perf_event")
-int sample_by_frame_pointers(struct bpf_perf_event_data *ctx)
+int sample(struct bpf_perf_event_data *ctx)
 {
 	return take_sample(ctx, false);
 }
 
 SEC("perf_event")
-int sample_by_cfi(struct bpf_perf_event_data *ctx)
+int sample_with_cfi(struct bpf_perf_event_data *ctx)
 {
 	return take_sample(ctx, true);
 }

@@ -30,6 +30,8 @@ use crate::symbolize::{self, modules::Modules};
 const TICK: Duration = Duration::from_millis(100);
 /// Pause after an early wake-up: a storm of short-lived processes must not cost a core.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The smallest ring buffer there can be.
+const PAGE_BYTES: u32 = 4096;
 /// The time in which a command is expected to have loaded its libraries.
 const COMMAND_START: Duration = Duration::from_millis(20);
 /// The pause is this many times as long as the drain before it took: in a flood of records some
@@ -325,10 +327,10 @@ fn load_sampling(
     config: &ProfileConfig,
     targets: Option<&[u32]>,
 ) -> Result<(&'static str, Option<Unwinder>)> {
-    const BY_FRAME_POINTERS: &str = "sample_by_frame_pointers";
-    const BY_CFI: &str = "sample_by_cfi";
+    const BY_FRAME_POINTERS: &str = "sample";
+    const WITH_CFI: &str = "sample_with_cfi";
     if walks_by_cfi(config) {
-        match bpf.load_perf_event(BY_CFI) {
+        match bpf.load_perf_event(WITH_CFI) {
             Ok(()) => {
                 let maps = UnwindMaps::new(
                     bpf.map_fd("unwind_tables")?,
@@ -336,7 +338,7 @@ fn load_sampling(
                     &bpf.map_fd("unwind_mappings")?,
                 )?;
                 let wanted = targets.map(|pids| pids.iter().copied().collect());
-                return Ok((BY_CFI, Some(Unwinder::new(maps, wanted))));
+                return Ok((WITH_CFI, Some(Unwinder::new(maps, wanted))));
             }
             Err(error) if config.unwind == Unwind::Auto => tracing::warn!(
                 "this kernel cannot walk stacks by .eh_frame (that needs 5.15), frame pointers \
@@ -388,6 +390,9 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
     let ring_bytes = (cpus as u32 * 256 * 1024)
         .next_power_of_two()
         .clamp(1 << 20, 1 << 26);
+    // A few hundred milliseconds of samples with their stacks: as long as the largest tables take.
+    let snapshot_bytes = (cpus as u64 * config.frequency_hz * 8192).next_power_of_two();
+    let snapshot_bytes = snapshot_bytes.clamp(4 << 20, 64 << 20) as u32;
     let (cgroup_id, cgroup_level) = match &config.cgroup {
         Some(path) => cgroup::id_and_level(path)?,
         None => (0, 0),
@@ -419,7 +424,10 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         .max_entries("deep_stacks", if_needed(by_cfi, (entries / 16).max(256)))
         .max_entries("unwind_processes", if_needed(by_cfi, 32768))
         .max_entries("unwind_known_rules", if_needed(by_cfi, known_rules()?))
-        .max_entries("snapshots", ring_bytes * 4)
+        .max_entries(
+            "snapshots",
+            if_needed(by_cfi, snapshot_bytes).max(PAGE_BYTES),
+        )
         .max_entries("kernel_stacks", entries.min(16384))
         .max_entries("whole_samples", ring_bytes))
 }

@@ -30,8 +30,8 @@ pub struct Check {
 pub const CHECKS: &[Check] = &[
     Check {
         name: "objects",
-        title: "verifier: every BPF object",
-        script: "xtask verify /objects/*.bpf.o",
+        title: "verifier: the objects of `profile`",
+        script: "xtask verify /objects/profile.bpf.o",
         judge: every_program_loads,
     },
     Check {
@@ -55,6 +55,12 @@ pub const CHECKS: &[Check] = &[
         title: "`profile --unwind fp -a`: kernel frames",
         script: "flame --unwind fp -a -o out.folded -- kernel_loop 4 || exit; cat out.folded",
         judge: kernel_frames,
+    },
+    Check {
+        name: "profile-cfi",
+        title: "`profile -- COMMAND`, no frame pointers",
+        script: "flame -o out.folded -- bare_functions 4 || exit; cat out.folded",
+        judge: whole_stacks,
     },
     Check {
         name: "profile-cgroup",
@@ -102,6 +108,27 @@ fn three_functions(outcome: &Outcome) -> Result<String> {
         "{} samples, shares within {worst:.1} points",
         run.total()
     ))
+}
+
+/// Stacks by call frame information from the program's start on; before 5.15 the fallback, and a
+/// word about it.
+fn whole_stacks(outcome: &Outcome) -> Result<String> {
+    let run = Run::read(outcome)?;
+    if outcome.stderr.contains("cannot walk stacks by .eh_frame") {
+        return Ok(format!(
+            "{} samples, by frame pointers, and says so",
+            run.total()
+        ));
+    }
+    let started = run.count(|stack| stack.get(1).is_some_and(|frame| frame == "_start"));
+    let working = run.count(|stack| stack.iter().any(|frame| frame == "work"));
+    ensure!(
+        working > 0 && started * 100 >= working * 98,
+        "{started} of {working} samples begin at _start\n{}",
+        run.heaviest()
+    );
+    run.has_chain(&["main", "work", "costly"])?;
+    Ok(format!("{working} samples, whole from _start on"))
 }
 
 /// The workload is two levels down from the cgroup asked for; the stranger is outside.

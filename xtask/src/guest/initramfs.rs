@@ -17,7 +17,36 @@ const BUSYBOX: &str = "/bin/busybox";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The programs under test loads, from `samples/workloads`, all with frame pointers.
-const WORKLOADS: &[&str] = &["three_functions", "kernel_loop"];
+const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "three_functions",
+        source: "three_functions.c",
+        flags: FRAME_POINTERS,
+    },
+    Workload {
+        name: "kernel_loop",
+        source: "kernel_loop.c",
+        flags: FRAME_POINTERS,
+    },
+    Workload {
+        name: "bare_functions",
+        source: "three_functions.c",
+        flags: &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"],
+    },
+];
+
+const FRAME_POINTERS: &[&str] = &[
+    "-O1",
+    "-fno-omit-frame-pointer",
+    "-fno-optimize-sibling-calls",
+];
+
+/// A program of `samples/workloads` as a guest gets it.
+struct Workload {
+    name: &'static str,
+    source: &'static str,
+    flags: &'static [&'static str],
+}
 
 /// What goes into every guest, built once.
 #[derive(Debug)]
@@ -51,14 +80,13 @@ impl Programs {
             objects: root.join("ebpf/prebuilt"),
         };
         fs::create_dir_all(&programs.workloads)?;
-        for name in WORKLOADS {
-            let source = root.join("samples/workloads").join(format!("{name}.c"));
+        for workload in WORKLOADS {
             run(Command::new("gcc")
-                .args(["-O1", "-g", "-static", "-pthread"])
-                .args(["-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"])
-                .arg(source)
+                .args(["-g", "-static", "-pthread"])
+                .args(workload.flags)
+                .arg(root.join("samples/workloads").join(workload.source))
                 .arg("-o")
-                .arg(programs.workloads.join(name)))?;
+                .arg(programs.workloads.join(workload.name)))?;
         }
         for program in programs.executables() {
             is_static(&program)?;
@@ -68,7 +96,9 @@ impl Programs {
 
     fn executables(&self) -> Vec<PathBuf> {
         let tools = ["flame", "xtask"].map(|name| self.built.join(name));
-        let loads = WORKLOADS.iter().map(|name| self.workloads.join(name));
+        let loads = WORKLOADS
+            .iter()
+            .map(|workload| self.workloads.join(workload.name));
         tools.into_iter().chain(loads).collect()
     }
 

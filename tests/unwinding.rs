@@ -1,0 +1,298 @@
+//! Whole stacks from programs without frame pointers: each must have its exact chain from the
+//! program's start on, by call frame information alone.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod support;
+
+use support::folded::Folded;
+use support::run::{FlameRun, Process, Recorded};
+use support::workload::Workload;
+use support::{can_sample, can_sample_with, sampling_turn};
+
+const NO_FRAME_POINTERS: &[&str] = &["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"];
+/// How glibc starts a program.
+const START: [&str; 3] = ["_start", "__libc_start_main_impl", "__libc_start_call_main"];
+
+fn without_frame_pointers(source: &str, more: &[&str]) -> Workload {
+    Workload::new(source).flags(NO_FRAME_POINTERS).flags(more)
+}
+
+fn chain<'a>(calls: &[&'a str]) -> Vec<&'a str> {
+    START.into_iter().chain(calls.iter().copied()).collect()
+}
+
+/// Stacks that reach the outermost frame, in percent of all user stacks.
+fn rooted_pct(recorded: &Recorded) -> f64 {
+    100.0 * recorded.stat("rooted") as f64 / recorded.stat("user_stacks").max(1) as f64
+}
+
+fn assert_rooted(recorded: &Recorded, at_least_pct: f64) {
+    let rooted = rooted_pct(recorded);
+    assert!(
+        rooted >= at_least_pct,
+        "{rooted:.2} % rooted: {:?}\n{}",
+        recorded.pairs("truncated"),
+        recorded.folded
+    );
+}
+
+fn of_command(program: &Workload, seconds: &str) -> Recorded {
+    let program = program.build();
+    FlameRun::new()
+        .args(["--".as_ref(), program.as_os_str()])
+        .args([seconds])
+        .run()
+}
+
+#[test]
+fn links_by_bfd_and_by_lld() {
+    if !can_sample_with("links_by_bfd_and_by_lld", &["ld.lld"]) {
+        return;
+    }
+    let _turn = sampling_turn();
+    for link in [
+        &["-fuse-ld=bfd"][..],
+        &["-fuse-ld=lld"],
+        &["-no-pie"],
+        &["-fuse-ld=lld", "-no-pie"],
+    ] {
+        let recorded = of_command(&without_frame_pointers("three_functions.c", link), "1");
+        recorded
+            .folded
+            .assert_chain(&chain(&["main", "work", "costly"]));
+        assert_rooted(&recorded, 99.0);
+    }
+}
+
+#[test]
+fn rust_and_cpp() {
+    if !can_sample("rust_and_cpp") {
+        return;
+    }
+    let _turn = sampling_turn();
+    let rust = Workload::new("rust_generic.rs").flags(&["-C", "force-frame-pointers=no"]);
+    for program in [rust, without_frame_pointers("cpp_inline.cpp", &[])] {
+        assert_rooted(&of_command(&program, "1"), 99.0);
+    }
+}
+
+#[test]
+fn a_stripped_static_program() {
+    if !can_sample("a_stripped_static_program") {
+        return;
+    }
+    let _turn = sampling_turn();
+    let program = without_frame_pointers("three_functions.c", &["-static", "-s"]);
+    let recorded = of_command(&program, "1");
+    assert_rooted(&recorded, 99.0);
+    // No names, but one frame for each function: three leaves under one caller.
+    let costliest = recorded
+        .folded
+        .lines
+        .iter()
+        .map(|line| (line.count, line.user_frames().len()))
+        .max()
+        .unwrap();
+    assert!(costliest.1 >= 6, "{}", recorded.folded);
+}
+
+#[test]
+fn system_calls_keep_their_user_callers() {
+    if !can_sample("system_calls_keep_their_user_callers") {
+        return;
+    }
+    let _turn = sampling_turn();
+    let recorded = of_command(&without_frame_pointers("kernel_loop.c", &[]), "1");
+    recorded
+        .folded
+        .assert_chain(&chain(&["main", "work", "read_zeros"]));
+    assert_rooted(&recorded, 99.0);
+}
+
+#[test]
+fn an_object_loaded_after_the_start() {
+    if !can_sample("an_object_loaded_after_the_start") {
+        return;
+    }
+    let host = without_frame_pointers("dlopen.c", &[]).build();
+    let plugin = without_frame_pointers("plugin.c", &["-shared", "-fPIC"]).build();
+    let _turn = sampling_turn();
+    let target = Process::start(Command::new(&host).arg("3").arg(&plugin));
+    let recorded = FlameRun::new()
+        .args(["-p", &target.id().to_string(), "10"])
+        .run();
+    let calls = chain(&["main", "call_plugin", "plugin_work", "plugin_inner"]);
+    recorded.folded.assert_chain(&calls);
+    assert_rooted(&recorded, 99.0);
+}
+
+#[test]
+fn workers_that_a_shell_forks() {
+    if !can_sample("workers_that_a_shell_forks") {
+        return;
+    }
+    let program = without_frame_pointers("three_functions.c", &[]).build();
+    let _turn = sampling_turn();
+    let script = format!("{0} 1 & {0} 1 & wait", program.display());
+    let recorded = FlameRun::new().args(["--", "sh", "-c", &script]).run();
+    recorded
+        .folded
+        .assert_chain(&chain(&["main", "work", "costly"]));
+    assert_rooted(&recorded, 99.0);
+}
+
+#[test]
+fn a_signal_handler_stands_on_what_it_interrupted() {
+    if !can_sample("a_signal_handler_stands_on_what_it_interrupted") {
+        return;
+    }
+    let _turn = sampling_turn();
+    let recorded = of_command(&without_frame_pointers("signals.c", &[]), "2");
+    let handled = recorded.folded.count_frame("handler_work");
+    let on_interrupted = recorded.folded.count(|line| {
+        let called = line.called();
+        let at = |name: &str| called.iter().position(|frame| *frame == name);
+        at("main")
+            .zip(at("handler_work"))
+            .is_some_and(|(main, work)| main < work)
+    });
+    assert!(
+        handled > 50 && on_interrupted * 100 >= handled * 99,
+        "{on_interrupted} of {handled}\n{}",
+        recorded.folded
+    );
+    assert_rooted(&recorded, 99.0);
+}
+
+#[test]
+fn made_code_that_calls_back_into_compiled_code() {
+    if !can_sample("made_code_that_calls_back_into_compiled_code") {
+        return;
+    }
+    let program = without_frame_pointers("jit_callback.c", &[]).build();
+    let _turn = sampling_turn();
+    let target = Process::start(Command::new(&program).arg("4"));
+    sleep(Duration::from_millis(200));
+    let recorded = FlameRun::new()
+        .args(["-p", &target.id().to_string(), "2"])
+        .run();
+    let called = recorded.folded.count_frame("callback");
+    let whole = recorded.folded.count(|line| {
+        line.frames.windows(4).any(|w| {
+            w[0] == "main"
+                && w[1] == "call_made"
+                && w[2].starts_with("made_code")
+                && w[3] == "callback"
+        })
+    });
+    assert!(
+        called > 100 && whole * 100 >= called * 99,
+        "{whole} of {called}\n{}",
+        recorded.folded
+    );
+    assert_rooted(&recorded, 99.0);
+}
+
+#[test]
+fn both_programs_of_an_exec_in_mid_run() {
+    if !can_sample("both_programs_of_an_exec_in_mid_run") {
+        return;
+    }
+    let before = without_frame_pointers("exec_midrun.c", &[]).build();
+    let after = without_frame_pointers("three_functions.c", &[]).build();
+    let _turn = sampling_turn();
+    let recorded = FlameRun::new()
+        .args(["--".as_ref(), before.as_os_str()])
+        .args(["3"])
+        .args([&after])
+        .run();
+    let task = |name: &str| -> Folded { recorded.folded.of_task(name) };
+    task("exec_midrun").assert_chain(&chain(&["main", "before_exec"]));
+    task("three_functions").assert_chain(&chain(&["main", "work", "costly"]));
+    assert_rooted(&recorded, 99.0);
+}
+
+#[test]
+fn a_library_of_over_a_million_rows() {
+    if !can_sample_with("a_library_of_over_a_million_rows", &["clang-19"]) {
+        return;
+    }
+    let _turn = sampling_turn();
+    let source = support::repository().join("ebpf/profile.bpf.c");
+    let include = support::repository().join("ebpf/include");
+    let script = format!(
+        "for i in 1 2 3; do clang-19 -target bpf -O2 -g -I {} -c {} -o /dev/null; done",
+        include.display(),
+        source.display()
+    );
+    let recorded = FlameRun::new().args(["--", "sh", "-c", &script]).run();
+    let compiler =
+        recorded.folded.of_task("clang-19").total() + recorded.folded.of_task("clang").total();
+    assert!(compiler > 200, "{}", recorded.folded);
+    assert_rooted(&recorded, 97.0);
+}
+
+#[test]
+fn another_mount_and_pid_namespace() {
+    let name = "another_mount_and_pid_namespace";
+    if !can_sample_with(name, &["unshare", "mount"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = without_frame_pointers("three_functions.c", &[]).build();
+    let _turn = sampling_turn();
+    let script = r#"mount -t tmpfs none "$1" && cp "$2" "$1/hidden" && exec "$1/hidden" 2"#;
+    let recorded = FlameRun::new()
+        .args([
+            "--",
+            "unshare",
+            "-m",
+            "-p",
+            "-f",
+            "--propagation",
+            "private",
+        ])
+        .args(["sh", "-c", script, "sh"])
+        .args([folder.path(), &program])
+        .run();
+    let hidden = recorded.folded.of_task("hidden");
+    hidden.assert_chain(&chain(&["main", "work", "costly"]));
+}
+
+#[test]
+fn a_thousand_processes_that_live_for_milliseconds() {
+    if !can_sample("a_thousand_processes_that_live_for_milliseconds") {
+        return;
+    }
+    let tiny = without_frame_pointers("tiny.c", &[]).build();
+    let _turn = sampling_turn();
+    // 5 to 50 ms each, four at a time, a thousand in all; descriptor 3 takes their reports.
+    let script = format!(
+        "exec 3>/dev/null; i=0; while [ $i -lt 250 ]; do \
+         for life in 5 10 20 50; do {} $life & done; wait; i=$((i+1)); done",
+        tiny.display()
+    );
+    let recorded = FlameRun::at_hz(499).args(["--", "sh", "-c", &script]).run();
+    let tiny = recorded.folded.of_task("tiny");
+    let whole = tiny.count(|line| {
+        let called = line.called();
+        called.len() > 3 && (called[1] == START[0]) && !called.contains(&"[unknown]")
+    });
+    assert!(tiny.total() > 1000, "{} samples", tiny.total());
+    assert!(
+        whole * 100 >= tiny.total() * 95,
+        "{whole} of {} whole and named; {:?}\n{tiny}",
+        tiny.total(),
+        recorded.pairs("truncated")
+    );
+}
