@@ -21,8 +21,14 @@ use support::{can_sample, sampling_turn, succeed};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// The binary under test, with signals as in a terminal: whoever runs the tests may ignore some.
 fn flame() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_flame"))
+    let mut command = Command::new("env");
+    command.args([
+        "--default-signal=HUP,INT,TERM,PIPE",
+        env!("CARGO_BIN_EXE_flame"),
+    ]);
+    command
 }
 
 fn load() -> Process {

@@ -12,7 +12,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-#[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use support::postgres::Postgres;
@@ -37,7 +36,7 @@ fn stacks_under_pgbench_are_whole_and_agree_with_perf() {
     }
     let _turn = sampling_turn();
     let postgres = Postgres::start(10).unwrap();
-    let _load = postgres.load(4, Duration::from_secs(60)).unwrap();
+    let _load = postgres.load(4, Duration::from_mins(1)).unwrap();
     compare(&postgres);
 }
 

@@ -13,6 +13,14 @@ use flame::tools::{TOOLS, command};
 mod btf;
 
 #[test]
+fn help_says_what_each_tool_is() {
+    for row in TOOLS {
+        let about = command(row).get_about().map(ToString::to_string);
+        assert_eq!(about.as_deref(), Some(row.about), "{}", row.name);
+    }
+}
+
+#[test]
 fn a_tool_is_an_object_a_sample_and_a_page() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for row in TOOLS {

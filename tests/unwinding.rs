@@ -11,7 +11,6 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-#[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use support::folded::Folded;

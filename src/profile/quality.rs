@@ -108,8 +108,8 @@ fn describe(place: UnknownIn, modules: &Modules, symbols: &Symbols) -> (String, 
         ),
         UnknownIn::Unmapped => (
             "[unmapped]",
-            "a stack walked through code without frame pointers ends in addresses that are no \
-             code"
+            "addresses that are no code of any file: frame pointers led astray (--unwind fp), or \
+             code that was mapped and gone in between"
                 .to_owned(),
         ),
         UnknownIn::Module(id) => {

@@ -311,6 +311,11 @@ impl Session {
                 self.processes.forgotten_images(),
             ),
             ("files not opened, see ulimit -n", self.modules.out_of_fds()),
+            ("stacks not copied", counters.snapshots_unsent),
+            (
+                "unwind tables without room",
+                self.unwinder.as_ref().map_or(0, Unwinder::unplaced),
+            ),
         ]);
         profile.quality.unknown =
             quality::unknown_modules(&attributed.unknown, &self.modules, &symbols);

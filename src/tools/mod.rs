@@ -91,16 +91,16 @@ pub fn by_name(name: &str) -> Option<&'static ToolRow> {
 /// A tool's command line: its own options, then those that all share.
 #[must_use]
 pub fn command(row: &ToolRow) -> clap::Command {
-    let command = clap::Command::new(row.name).about(row.about).after_help(
-        "INTERVAL alone is one report over that time; COUNT makes it more; -T goes on \
-                     until Ctrl-C, which always prints what was gathered.",
-    );
-    let command = CommonArgs::augment_args((row.options)(command));
+    let mut command = (row.options)(clap::Command::new(row.name));
+    command = CommonArgs::augment_args(command);
     if row.histogram {
-        args::with_heatmap(command)
-    } else {
-        command
+        command = args::with_heatmap(command);
     }
+    // Last: each set of options brings a text about itself.
+    command.about(row.about).long_about(None).after_help(
+        "INTERVAL alone is one report over that time; COUNT makes it more; -T goes on until \
+         Ctrl-C, which always prints what was gathered.",
+    )
 }
 
 /// A tool at work: attached, counting.

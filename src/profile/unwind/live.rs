@@ -115,7 +115,7 @@ impl Unwinder {
             .filter_map(|stretch| stretch.file.map(|(module, _)| module))
             .filter(|module| !self.modules.contains_key(module))
             .collect();
-        self.load_modules(&new, modules)?;
+        self.load_modules(&new, modules);
         for (pid, layout) in &layouts {
             let Some(layout) = layout else {
                 self.maps.remove_process(*pid)?;
@@ -131,7 +131,7 @@ impl Unwinder {
 
     /// Tables are built on all CPUs, and loaded batch by batch: the kernel waits for a grace
     /// period at each load, but tables of a whole machine at once would be ours to hold.
-    fn load_modules(&mut self, new: &HashSet<ModuleId>, modules: &Modules) -> Result<()> {
+    fn load_modules(&mut self, new: &HashSet<ModuleId>, modules: &Modules) {
         let mut sizes: Vec<(u64, ModuleId)> = new
             .iter()
             .map(|id| (file_bytes(modules, *id), *id))
@@ -147,12 +147,11 @@ impl Unwinder {
             }
             fits
         }) {
-            self.load_batch(batch, modules)?;
+            self.load_batch(batch, modules);
         }
-        Ok(())
     }
 
-    fn load_batch(&mut self, batch: &[(u64, ModuleId)], modules: &Modules) -> Result<()> {
+    fn load_batch(&mut self, batch: &[(u64, ModuleId)], modules: &Modules) {
         let cache = self.cache.as_ref();
         let read: Vec<_> = batch
             .par_iter()
@@ -173,10 +172,17 @@ impl Unwinder {
             kept.push((*id, layout, table));
         }
         if kept.is_empty() {
-            return Ok(());
+            return;
         }
         let tables: Vec<&Table> = kept.iter().map(|(_, _, table)| table).collect();
-        let ids = self.maps.add_tables(&tables)?;
+        let ids = match self.maps.add_tables(&tables) {
+            Ok(ids) => ids,
+            Err(error) => {
+                tracing::debug!("{} unwind tables not loaded: {error:#}", tables.len());
+                self.unplaced += tables.len() as u64;
+                return;
+            }
+        };
         for ((id, layout, _), table) in kept.into_iter().zip(ids) {
             self.by_table.insert(table.number(), id);
             let loaded = Loaded {
@@ -186,7 +192,6 @@ impl Unwinder {
             };
             self.modules.insert(id, Some(loaded));
         }
-        Ok(())
     }
 
     fn entries(&self, layout: &[Stretch]) -> Vec<MappingEntry> {
