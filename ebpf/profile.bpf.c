@@ -97,13 +97,6 @@ struct {
 	__type(value, struct whole_sample);
 } whole_scratch SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct stack_snapshot);
-} snapshot_scratch SEC(".maps");
-
 static const __u32 zero = 0;
 
 /* Why a sample could not be counted in the maps. */
@@ -189,8 +182,10 @@ static __always_inline void send_whole(const struct sample_context *sample,
 }
 
 /* Page by page, as nothing tells where a stack ends. Gives the bytes copied. */
-static __always_inline __u32 copy_user_stack(unsigned char *to, __u64 from)
+static __noinline __u32 copy_user_stack(struct stack_snapshot *snapshot)
 {
+	unsigned char *to = snapshot->stack;
+	__u64 from = snapshot->registers.sp;
 	__u32 copied = 0;
 
 	for (int page = 0; page < SNAPSHOT_STACK_PAGES; page++) {
@@ -208,23 +203,20 @@ static __always_inline __u32 copy_user_stack(unsigned char *to, __u64 from)
 static __always_inline bool send_snapshot(const struct sample_context *sample,
 					  const struct sample_key *key)
 {
-	struct stack_snapshot *snapshot = bpf_map_lookup_elem(&snapshot_scratch, &zero);
-	if (!snapshot || !sample->walk)
+	/* In place: a copy of so much would be the dearest part of all. */
+	struct stack_snapshot *snapshot =
+		bpf_ringbuf_reserve(&snapshots, sizeof(struct stack_snapshot), 0);
+	if (!snapshot) {
+		sample->stats->snapshots_unsent++;
 		return false;
+	}
 	snapshot->key = *key;
 	snapshot->time_ns = sample->now;
 	snapshot->registers = sample->walk->registers;
 	snapshot->kernel_frames =
 		copy_kernel_stack(sample->ctx, sample->kernel, snapshot->frames) / sizeof(__u64);
-	__u32 bytes = copy_user_stack(snapshot->stack, snapshot->registers.sp);
-	snapshot->stack_bytes = bytes;
-	__u64 size = __builtin_offsetof(struct stack_snapshot, stack) + bytes;
-	if (size > sizeof(*snapshot))
-		return false;
-	if (bpf_ringbuf_output(&snapshots, snapshot, size, BPF_RB_NO_WAKEUP)) {
-		sample->stats->snapshots_unsent++;
-		return false;
-	}
+	snapshot->stack_bytes = copy_user_stack(snapshot);
+	bpf_ringbuf_submit(snapshot, BPF_RB_NO_WAKEUP);
 	sample->stats->snapshots++;
 	return true;
 }

@@ -342,8 +342,13 @@ fn nearly_every_sample_that_the_clock_owes_is_taken() {
     let program = Workload::new("three_functions.c").build();
     let _turn = sampling_turn();
     for frequency_hz in [99, 997] {
-        let target = Process::start(Command::new(&program).arg("10"));
-        let run = FlameRun::at_hz(frequency_hz).args(["-p", &target.id().to_string(), "4"]);
+        // One for each CPU: the clock of an idle one may stand still.
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        let targets: Vec<Process> = (0..cpus)
+            .map(|_| Process::start(Command::new(&program).arg("10")))
+            .collect();
+        let pid = targets[0].id().to_string();
+        let run = FlameRun::at_hz(frequency_hz).args(["-p", &pid, "4"]);
         let stolen_s = support::stolen_seconds();
         let recorded = run.run();
         // While the hypervisor runs others, a CPU of ours takes no samples: not the profiler's loss.

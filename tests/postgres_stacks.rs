@@ -20,6 +20,8 @@ use support::{can_sample_with, sampling_turn};
 
 /// High enough for shares that are steady to half a point within some seconds.
 const HZ: u32 = 499;
+/// Not the same: two clocks in step would sample each other's work.
+const PERF_HZ: u32 = 457;
 const SECONDS: u32 = 8;
 
 /// A join and a sort over pgbench's tables, again and again.
@@ -49,6 +51,8 @@ fn stacks_of_an_analytic_query_are_whole_and_agree_with_perf() {
     let _turn = sampling_turn();
     let postgres = Postgres::start(10).unwrap();
     let mut psql = postgres.client("psql");
+    // Made code has no call frame information: perf cannot walk through it.
+    psql.env("PGOPTIONS", "-c jit=off");
     psql.args(["-q", "-o", "/dev/null", "bench"]);
     for _ in 0..200 {
         psql.args(["-c", ANALYTIC]);
@@ -73,7 +77,8 @@ fn compare(postgres: &Postgres) {
                 "--call-graph",
                 "dwarf,16384",
             ])
-            .args(["-F", &HZ.to_string(), "-p", &pids.join(","), "-o"])
+            // Of the whole machine: a clock of a task's own prefers tasks that wait often.
+            .args(["-F", &PERF_HZ.to_string(), "-a", "-o"])
             .arg(&data)
             .args(["--", "sleep", &SECONDS.to_string()]),
     );
@@ -130,7 +135,15 @@ fn shares_of(recorded: &Recorded) -> Shares {
 /// empty lines. Kernel frames are those in brackets.
 fn perf_shares(data: &Path) -> Shares {
     let script = Command::new("perf")
-        .args(["script", "--no-inline", "-F", "ip,sym,dso", "-i"])
+        .args([
+            "script",
+            "--no-inline",
+            "--comms",
+            "postgres",
+            "-F",
+            "ip,sym,dso",
+            "-i",
+        ])
         .arg(data)
         .stderr(Stdio::null())
         .output()

@@ -506,7 +506,10 @@ fn cachestat_tells_cold_from_warm_to_the_page() {
             "{hits} hits in a cold file, {bytes} at a time"
         );
         let (hits, misses, _) = cachestat(|| read_whole(&file, bytes));
-        assert_eq!(misses, 0, "warm, {bytes} at a time");
+        assert!(
+            misses <= others_max,
+            "{misses} misses in a warm file, {bytes} at a time"
+        );
         assert!(
             (FILE_PAGES..=FILE_PAGES + others_max).contains(&hits),
             "{hits}"

@@ -12,8 +12,8 @@
 
 /* User frames of a stack in `short_stacks`; few are deeper. */
 #define SHORT_FRAMES 63
-/* User stack that a snapshot holds. A per-CPU map's value ends at 32 KiB. */
-#define SNAPSHOT_STACK_PAGES 7
+/* User stack that a snapshot holds. */
+#define SNAPSHOT_STACK_PAGES 16
 
 /* Where the user stack of a sample is. */
 enum user_stack_place {
@@ -76,7 +76,7 @@ struct whole_sample {
 
 /* A sample whose user stack could not be walked here and now, because the code's table or the
  * process's mappings were not loaded yet. It takes the stack's bytes along, and user space walks
- * them when it knows. Only the used part of `stack` is sent. */
+ * them when it knows. */
 struct stack_snapshot {
 	struct sample_key key;
 	__u64 time_ns;

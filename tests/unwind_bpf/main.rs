@@ -183,7 +183,10 @@ fn chains(workload: &Workload, chains: &[&[&str]]) {
 fn made_code_is_crossed_by_its_frame_pointer() {
     if permitted() {
         let workload = Workload::start("jit", &NO_FRAME_POINTERS, "calls");
-        chains(&workload, &[&["outer", "?", "inner"]]);
+        chains(
+            &workload,
+            &[&["outer", "?", "inner"], &["outer", "?"], &["outer"]],
+        );
     }
 }
 
@@ -191,7 +194,7 @@ fn made_code_is_crossed_by_its_frame_pointer() {
 fn made_code_as_a_leaf_keeps_its_callers() {
     if permitted() {
         let workload = Workload::start("jit", &NO_FRAME_POINTERS, "leaf");
-        chains(&workload, &[&["outer", "?"]]);
+        chains(&workload, &[&["outer", "?"], &["outer"]]);
     }
 }
 
@@ -237,7 +240,10 @@ fn a_static_program_at_a_fixed_address() {
             "-pthread",
         ];
         let workload = Workload::start("jit", &flags, "calls");
-        chains(&workload, &[&["outer", "?", "inner"]]);
+        chains(
+            &workload,
+            &[&["outer", "?", "inner"], &["outer", "?"], &["outer"]],
+        );
     }
 }
 
