@@ -104,8 +104,6 @@ pub fn report(error: &anyhow::Error) -> String {
 
 /// The typed error anywhere in the chain. `anyhow` itself finds one that was attached as a context,
 /// the chain one that another error has as its source.
-/// The typed error anywhere in the chain. `anyhow` itself finds one that was attached as a context,
-/// the chain one that another error has as its source.
 fn typed(error: &anyhow::Error) -> Option<&Error> {
     let as_source = || {
         error

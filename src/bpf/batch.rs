@@ -4,59 +4,17 @@
 //! (kernel 5.6), which aya does not offer.
 
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::Pod;
 
-const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
-const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
-const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
+use super::syscall::{BatchAttr, ElementAttr, bpf};
+
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 /// Entries of one call; a bucket of the kernel's hash table must fit.
 const ENTRIES_PER_CALL: u32 = 4096;
-
-/// The `batch` part of `union bpf_attr` (include/uapi/linux/bpf.h).
-#[repr(C)]
-#[derive(Default)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
-
-/// The single-element part of `union bpf_attr`.
-#[repr(C)]
-#[derive(Default)]
-struct ElementAttr {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value_or_next_key: u64,
-    flags: u64,
-}
-
-fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<()> {
-    // SAFETY: `attr` is one of the structs above, laid out like the union's member for `command`,
-    // and its pointers are valid for the lengths the kernel derives from the map and `count`.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
 
 /// Every entry of a hash map. `K` and `V` must have the map's key and value sizes.
 pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
@@ -78,7 +36,7 @@ pub(super) fn read_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K
             ..BatchAttr::default()
         };
         let done = match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
-            Ok(()) => false,
+            Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) => return Err(error),
         };
@@ -106,7 +64,7 @@ pub(super) fn remove_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<
             ..BatchAttr::default()
         };
         let removed = match bpf(BPF_MAP_DELETE_BATCH, &mut attr) {
-            Ok(()) => count,
+            Ok(_) => count,
             // The call stopped at a key that is not there.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => attr.count as usize + 1,
             Err(error) => return Err(error),
@@ -125,7 +83,7 @@ pub(super) fn is_empty(map: BorrowedFd<'_>) -> io::Result<bool> {
         ..ElementAttr::default()
     };
     match bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) {
-        Ok(()) => Ok(false),
+        Ok(_) => Ok(false),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(true),
         Err(error) => Err(error),
     }

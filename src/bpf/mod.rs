@@ -8,6 +8,7 @@ mod attach;
 mod batch;
 mod kernel_btf;
 mod perf_link;
+pub(crate) mod syscall;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 

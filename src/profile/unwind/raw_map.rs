@@ -6,6 +6,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use crate::bpf::syscall::{BatchAttr, ElementAttr, bpf};
+
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
@@ -31,38 +33,6 @@ struct CreateAttr {
     map_name: [u8; 16],
 }
 
-#[repr(C)]
-struct ElementAttr {
-    map_fd: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-#[repr(C)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
-
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is a live struct of the size given, laid out as the kernel's union starts;
-    // the pointers in it were made from references that outlive this call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<T>()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
 /// Creates an array that can be mapped into memory and put into an array of maps.
 pub fn create_inner_array(name: [u8; 16], value_size: u32, entries: u32) -> io::Result<OwnedFd> {
     let mut attr = CreateAttr {
@@ -83,10 +53,9 @@ pub fn create_inner_array(name: [u8; 16], value_size: u32, entries: u32) -> io::
 pub fn update<V: Copy>(map: BorrowedFd<'_>, key: u32, value: &V) -> io::Result<()> {
     let mut attr = ElementAttr {
         map_fd: map.as_raw_fd() as u32,
-        padding: 0,
         key: (&raw const key) as u64,
-        value: std::ptr::from_ref(value) as u64,
-        flags: 0,
+        value_or_next_key: std::ptr::from_ref(value) as u64,
+        ..ElementAttr::default()
     };
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
@@ -95,10 +64,8 @@ pub fn update<V: Copy>(map: BorrowedFd<'_>, key: u32, value: &V) -> io::Result<(
 pub fn delete(map: BorrowedFd<'_>, key: u32) -> io::Result<()> {
     let mut attr = ElementAttr {
         map_fd: map.as_raw_fd() as u32,
-        padding: 0,
         key: (&raw const key) as u64,
-        value: 0,
-        flags: 0,
+        ..ElementAttr::default()
     };
     match bpf(BPF_MAP_DELETE_ELEM, &mut attr) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -115,14 +82,11 @@ pub fn update_array_of_maps(map: BorrowedFd<'_>, keys: &[u32], fds: &[OwnedFd]) 
     }
     let values: Vec<u32> = fds.iter().map(|fd| fd.as_raw_fd() as u32).collect();
     let mut attr = BatchAttr {
-        in_batch: 0,
-        out_batch: 0,
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
         count: keys.len() as u32,
         map_fd: map.as_raw_fd() as u32,
-        elem_flags: 0,
-        flags: 0,
+        ..BatchAttr::default()
     };
     match bpf(BPF_MAP_UPDATE_BATCH, &mut attr) {
         Err(error) if matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EINVAL)) => keys
