@@ -1,6 +1,7 @@
 //! One `profile` run from its configuration to the written files.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -24,7 +25,7 @@ use super::unwind::maps::UnwindMaps;
 use super::{cgroup, cpus, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
-use crate::symbolize::{self, modules::Modules};
+use crate::symbolize::{self, kernel_text, modules::Modules};
 
 /// How often the kernel's buffers are emptied while sampling.
 const TICK: Duration = Duration::from_millis(100);
@@ -83,6 +84,8 @@ struct Session {
     /// Side-band records of one drain; kept for its memory.
     records: Vec<Record>,
     command: Option<Command>,
+    /// `None` without kernel stacks.
+    kernel_text: Option<kernel_text::Reading>,
 }
 
 /// A finished profile and what it cost.
@@ -96,6 +99,7 @@ pub struct Finished {
 
 impl Session {
     fn open(config: &ProfileConfig, command: Option<Command>) -> Result<Self> {
+        let kernel_text = config.kernel_stacks.then(kernel_text::Reading::start);
         let online = cpus::online_cpus()?;
         let sampled: Vec<u32> = online
             .iter()
@@ -143,6 +147,7 @@ impl Session {
             collector: Collector::default(),
             records: Vec::new(),
             command,
+            kernel_text,
         };
         session
             .processes
@@ -291,6 +296,11 @@ impl Session {
         let queries = attribute::queries(&raw, &self.processes);
         let options = symbolize::Options {
             inline: config.inline,
+            kernel_text: self
+                .kernel_text
+                .take()
+                .and_then(|reading| reading.finish())
+                .map(Arc::new),
             ..Default::default()
         };
         let symbols = symbolize::symbolize(&queries, |id| self.modules.get(id), &options);

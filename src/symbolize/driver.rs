@@ -10,6 +10,7 @@ use crate::profile::model::{Frame, FrameKind};
 use super::debug_files::DEFAULT_DEBUG_DIR;
 use super::elf_names::{ElfNames, NamedOffsets};
 use super::kernel::{self, KernelNames};
+use super::kernel_text::KernelText;
 use super::modules::{Module, ModuleId};
 use super::names;
 use super::perf_map::PerfMapOwner;
@@ -26,6 +27,8 @@ pub struct Options {
     pub inline: bool,
     /// Directories with separate debug files, below the root of the process and below ours.
     pub debug_dirs: Vec<PathBuf>,
+    /// The kernel's own functions, where they were read before.
+    pub kernel_text: Option<Arc<KernelText>>,
 }
 
 impl Default for Options {
@@ -33,6 +36,7 @@ impl Default for Options {
         Self {
             inline: true,
             debug_dirs: vec![DEFAULT_DEBUG_DIR.into()],
+            kernel_text: None,
         }
     }
 }
@@ -152,7 +156,10 @@ fn sorted_unique(addresses: &[u64]) -> Vec<u64> {
 impl Job<'_> {
     fn run(self, options: &Options) -> Outcome {
         match self {
-            Self::Kernel(addresses) => Outcome::Kernel(kernel::name_kernel(&addresses)),
+            Self::Kernel(addresses) => Outcome::Kernel(kernel::name_kernel(
+                &addresses,
+                options.kernel_text.as_deref(),
+            )),
             Self::Module(shared, offsets) => shared.name(&offsets, options),
             Self::PerfMap(owner, addresses) => name_anonymous(owner, &addresses),
         }

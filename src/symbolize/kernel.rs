@@ -5,16 +5,17 @@
 //! grows with the questions, not with the kernel.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::Path;
 
 use crate::profile::model::{Frame, FrameKind};
 
+use super::kallsyms::{self, Line};
+use super::kernel_text::KernelText;
 use super::names;
 
-/// A kernel with more text than this in its symbol table does not exist.
-const KALLSYMS_BYTES_MAX: u64 = 512 << 20;
+/// Where the kernel tells its symbols.
+pub const KALLSYMS: &str = "/proc/kallsyms";
 
 /// The JIT's limit for one BPF program is a million instructions of a few bytes each; the last
 /// program in the list has no successor to bound it.
@@ -39,22 +40,32 @@ struct Nearest {
     module: Option<Box<str>>,
 }
 
-/// Names sorted, unique kernel `addresses`.
+/// Names sorted, unique kernel `addresses`; those in the kernel's own text from `text`, where it
+/// was read.
 #[must_use]
-pub fn name_kernel(addresses: &[u64]) -> KernelNames {
+pub fn name_kernel(addresses: &[u64], text: Option<&KernelText>) -> KernelNames {
+    let (known, asked): (Vec<u64>, Vec<u64>) = addresses
+        .iter()
+        .partition(|address| text.is_some_and(|text| text.contains(**address)));
+    let mut names = look_up(&asked);
+    for address in known {
+        let name = text.and_then(|text| text.name(address));
+        names.frames.insert(address, frames(name));
+    }
+    names
+}
+
+/// Names sorted, unique addresses as the kernel knows them now.
+fn look_up(addresses: &[u64]) -> KernelNames {
     if addresses.is_empty() {
         return KernelNames::default();
     }
-    match Table::read(
-        Path::new("/proc/kallsyms"),
-        Path::new("/proc/modules"),
-        addresses,
-    ) {
+    match Table::read(Path::new(KALLSYMS), Path::new("/proc/modules"), addresses) {
         Ok(table) => table.into_names(addresses),
         Err(error) => KernelNames {
             frames: addresses
                 .iter()
-                .map(|address| (*address, unknown()))
+                .map(|address| (*address, frames(None)))
                 .collect(),
             problem: Some(format!(
                 "/proc/kallsyms cannot be read ({error}): mount /proc, or use a kernel with \
@@ -81,15 +92,10 @@ impl Table {
             module_ends: module_ends(modules),
             any_address: false,
         };
-        let file = File::open(kallsyms)?.take(KALLSYMS_BYTES_MAX);
-        let mut reader = BufReader::with_capacity(1 << 18, file);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            if let Some(symbol) = std::str::from_utf8(&line).ok().and_then(parse_line) {
-                table.offer(&symbol, addresses);
-            }
-            line.clear();
-        }
+        kallsyms::read_while(kallsyms, |symbol| {
+            table.offer(symbol, addresses);
+            true
+        })?;
         Ok(table)
     }
 
@@ -119,7 +125,7 @@ impl Table {
             return KernelNames {
                 frames: addresses
                     .iter()
-                    .map(|address| (*address, unknown()))
+                    .map(|address| (*address, frames(None)))
                     .collect(),
                 problem: Some(
                     "the kernel hides its symbols (all addresses in /proc/kallsyms are zero): \
@@ -129,22 +135,14 @@ impl Table {
             };
         }
         let mut below: Option<&Nearest> = None;
-        let mut frames = HashMap::with_capacity(addresses.len());
+        let mut by_address = HashMap::with_capacity(addresses.len());
         for (address, nearest) in addresses.iter().zip(&self.nearest) {
             below = nearest.as_ref().or(below);
-            let name = below
-                .filter(|symbol| self.covers(symbol, *address))
-                .map(|symbol| Frame {
-                    name: names::display_name(&symbol.name),
-                    kind: FrameKind::Kernel,
-                });
-            frames.insert(
-                *address,
-                name.map_or_else(unknown, |frame| Box::new([frame])),
-            );
+            let covering = below.filter(|symbol| self.covers(symbol, *address));
+            by_address.insert(*address, frames(covering.map(|symbol| &*symbol.name)));
         }
         KernelNames {
-            frames,
+            frames: by_address,
             problem: None,
         }
     }
@@ -162,56 +160,17 @@ impl Table {
     }
 }
 
-fn unknown() -> Box<[Frame]> {
-    Box::new([Frame {
-        name: "[unknown]".into(),
-        kind: FrameKind::Unknown,
+fn frames(name: Option<&str>) -> Box<[Frame]> {
+    Box::new([match name {
+        Some(name) => Frame {
+            name: names::display_name(name),
+            kind: FrameKind::Kernel,
+        },
+        None => Frame {
+            name: "[unknown]".into(),
+            kind: FrameKind::Unknown,
+        },
     }])
-}
-
-/// One line of kallsyms: `ffffffff81000000 T _stext` or `… t nf_hook [nf_tables]`.
-struct Line<'a> {
-    start: u64,
-    kind: u8,
-    name: &'a str,
-    module: Option<&'a str>,
-}
-
-fn parse_line(line: &str) -> Option<Line<'_>> {
-    let mut words = line.split_ascii_whitespace();
-    let start = u64::from_str_radix(words.next()?, 16).ok()?;
-    let kind = *words.next()?.as_bytes().first()?;
-    let name = words.next()?;
-    let module = words.next().map(|module| module.trim_matches(['[', ']']));
-    Some(Line {
-        start,
-        kind,
-        name,
-        module,
-    })
-}
-
-impl Line<'_> {
-    /// Text, and no marker of where text ends: what is behind `_etext` belongs to nobody.
-    fn is_code(&self) -> bool {
-        matches!(self.kind, b't' | b'T' | b'w' | b'W')
-            && !matches!(self.name, "_etext" | "_einittext" | "__end_rodata")
-    }
-
-    /// Which of the names of one address is shown: code before data, global before local before
-    /// weak, plain before underscored.
-    fn rank(&self) -> u8 {
-        let kind = match self.kind {
-            b'T' => 3,
-            b't' => 2,
-            b'w' | b'W' => 1,
-            _ => 0,
-        };
-        let is_marker = !self.is_code() && kind > 0;
-        let plain = u8::from(!self.name.starts_with('_'));
-        // A marker wins: at its address the text is over.
-        if is_marker { u8::MAX } else { kind * 2 + plain }
-    }
 }
 
 /// Where each module ends, from `/proc/modules`: `name size references users state address`.
