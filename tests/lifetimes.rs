@@ -116,8 +116,7 @@ fn a_program_that_ended_and_vanished_during_the_run_keeps_its_names() {
     let program = folder.path().join("three_functions");
     fs::copy(Workload::new("three_functions.c").build(), &program).unwrap();
     let _turn = sampling_turn();
-    let flame = FlameRun::new().args(["-d", "5"]).start();
-    sleep(Duration::from_millis(1500));
+    let flame = FlameRun::new().args(["-d", "5"]).start_sampling();
     let target = Process::start(Command::new(&program).arg("2"));
     let finished = target.finish_within(PATIENCE);
     fs::remove_file(&program).unwrap();
@@ -190,10 +189,12 @@ fn an_object_loaded_in_mid_run_is_named() {
         .flags(&["-shared", "-fPIC"])
         .build();
     let _turn = sampling_turn();
-    let target = Process::start(Command::new(&host).arg("4.5").arg(&plugin));
-    // Longer than the target lives: the run ends with it.
-    let recorded = profile_of(&target, "10");
-    let truth = Truth::parse(&target.finish_within(PATIENCE).stdout);
+    // From its first instruction to its end: the truth that it tells is of its whole life.
+    let run = FlameRun::new()
+        .args(["--".as_ref(), host.as_os_str(), "4.5".as_ref()])
+        .args([&plugin]);
+    let recorded = run.run();
+    let truth = recorded.truth();
     recorded.assert_shares(&["host_work", "plugin_work"], &truth);
     recorded
         .folded
@@ -240,7 +241,7 @@ fn a_perf_map_that_blocks_or_is_a_link_is_not_believed() {
     }
     let program = Workload::new("jit.c").build();
     let _turn = sampling_turn();
-    let target = Process::start(Command::new(&program).arg("5"));
+    let target = Process::start(Command::new(&program).arg("20"));
     sleep(Duration::from_millis(200));
     let map = format!("/tmp/perf-{}.map", target.id());
     let truth = fs::read_to_string(&map).unwrap();

@@ -166,6 +166,7 @@ impl Session {
     ) -> Result<Duration> {
         self.sampler.start()?;
         let start = Instant::now();
+        tracing::info!(cpus = self.sampler.cpus(), "sampling");
         if let Some(command) = &mut self.command {
             command.release()?;
             self.follow_start(start)?;
@@ -294,6 +295,11 @@ impl Session {
         }
         attribute::rescan_unmapped(&raw, &mut self.processes, &mut self.modules);
         let queries = attribute::queries(&raw, &self.processes);
+        tracing::info!(
+            kernel_addresses = queries.kernel.len(),
+            modules = queries.files.len(),
+            "naming"
+        );
         let options = symbolize::Options {
             inline: config.inline,
             kernel_text: self

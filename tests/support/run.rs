@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -36,9 +37,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(create("stdout"))
             .stderr(create("stderr"));
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+        let child = spawn(command).unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
         Self { child, outputs }
     }
 
@@ -93,6 +92,22 @@ impl Process {
     }
 }
 
+/// Starts a command, of which the file may just have been written: a process that another test
+/// forked meanwhile holds it open for writing until it executes its own program.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            started => return started,
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Already waited for, or gone: nothing to end.
@@ -128,7 +143,7 @@ impl FlameRun {
     pub fn at_hz(frequency_hz: u32) -> Self {
         let results = tempfile::tempdir().expect("creating a temporary folder");
         let mut command = flame();
-        command.args(["-q", "-a", "-F", &frequency_hz.to_string(), "-o"]);
+        command.args(["-a", "-F", &frequency_hz.to_string(), "-o"]);
         command.arg(results.path().join("out.folded"));
         command
             .arg("--stats")
@@ -148,11 +163,34 @@ impl FlameRun {
     }
 
     /// Starts without waiting.
-    pub fn start(mut self) -> RunningFlame {
+    pub fn start(self) -> RunningFlame {
+        self.start_with("--quiet")
+    }
+
+    fn start_with(mut self, option: &str) -> RunningFlame {
+        // Before the arguments of the test: they may end with a command and its arguments.
+        let mut command = flame();
+        command.arg(option).args(self.command.get_args());
+        self.command = command;
         RunningFlame {
             process: Process::start(&mut self.command),
             results: self.results,
         }
+    }
+
+    /// Starts, and waits until it samples.
+    pub fn start_sampling(self) -> RunningFlame {
+        let running = self.start_with("--verbose");
+        let deadline = Instant::now() + PATIENCE;
+        while !running.process.stderr().contains("sampling") {
+            assert!(
+                Instant::now() < deadline,
+                "does not sample: {}",
+                running.process.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running
     }
 
     /// Runs to the end, which must be a success.
@@ -161,7 +199,7 @@ impl FlameRun {
     }
 }
 
-/// A `flame` that samples now.
+/// A `flame` that was started.
 #[derive(Debug)]
 pub struct RunningFlame {
     pub process: Process,

@@ -1,10 +1,11 @@
 //! One run of each profiler, and what it cost.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -24,8 +25,9 @@ pub enum Profiler {
 
 impl Profiler {
     /// In the order of the table's columns.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Flame("fp"),
+        Self::Flame("dwarf"),
         Self::Flame("auto"),
         Self::Perf,
         Self::Bpftrace,
@@ -35,6 +37,7 @@ impl Profiler {
     pub fn name(self) -> &'static str {
         match self {
             Self::Flame("fp") => "flame --unwind fp",
+            Self::Flame("dwarf") => "flame --unwind dwarf",
             Self::Flame(_) => "flame",
             Self::Perf => "perf record + script + inferno",
             Self::Bpftrace => "bpftrace (text only)",
@@ -64,6 +67,11 @@ pub struct Run {
     pub bpf_ns_per_sample: Option<f64>,
     /// CPU of the profiler's process while it sampled, in percent of one core.
     pub cpu_pct: f64,
+    /// From the start of the process to its first sample, nothing in any cache of its own; `None`
+    /// where that cannot be seen.
+    pub cold_start: Option<Duration>,
+    /// The same with what an earlier run left in its caches.
+    pub start: Option<Duration>,
     /// From SIGINT to the finished file.
     pub finish: Duration,
     /// The largest of its processes.
@@ -75,40 +83,79 @@ pub struct Run {
 /// Start-up (loading, reading symbols) is over by then and is not counted as sampling.
 const SETTLING: Duration = Duration::from_secs(2);
 
+/// Between two looks for the first sample; each look takes some milliseconds itself.
+const POLL: Duration = Duration::from_millis(5);
+
 /// How long a profiler may take until its BPF program takes samples.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs one profiler on the whole machine.
 pub fn run(profiler: Profiler, plan: &Plan) -> Result<Run> {
     let folder = tempfile::tempdir()?;
+    let cold_start = match profiler {
+        Profiler::Flame(_) => Some(start_cold(profiler, plan, folder.path())?),
+        Profiler::Perf | Profiler::Bpftrace => None,
+    };
     let programs = BpfPrograms::before()?;
     let mut child = start(profiler, plan, folder.path())?;
-    let sampled = watch(profiler, plan, &programs, &mut child);
-    let interrupted = Instant::now();
-    let sampled = sampled.and_then(|costs| interrupt(&child).map(|()| costs));
-    if sampled.is_err() {
-        child.kill().ok();
-        child.wait().ok();
-    }
-    let (bpf_ns_per_sample, cpu_pct) = sampled.with_context(|| stderr_of(folder.path()))?;
+    let watched = watch(profiler, plan, &programs, &mut child);
+    let interrupted = SystemTime::now();
+    let watched = interrupt_after(watched, &mut child, folder.path())?;
     let mut peak_rss_bytes = wait_for_peak_rss(child).with_context(|| stderr_of(folder.path()))?;
     if profiler == Profiler::Perf {
         peak_rss_bytes = peak_rss_bytes.max(draw_perf(folder.path())?);
     }
-    let finish = interrupted.elapsed();
+    let finish = finished(profiler, folder.path())?.duration_since(interrupted)?;
     let (taken, expected) = match profiler {
         Profiler::Flame(_) => flame_samples(folder.path())?,
         Profiler::Perf => perf_samples(folder.path(), plan)?,
         Profiler::Bpftrace => bpftrace_samples(folder.path(), plan)?,
     };
-    let taken_pct = 100.0 * taken as f64 / expected;
     Ok(Run {
-        bpf_ns_per_sample,
-        cpu_pct,
+        bpf_ns_per_sample: watched.bpf_ns_per_sample,
+        cpu_pct: watched.cpu_pct,
+        cold_start,
+        start: cold_start.and(watched.start),
         finish,
         peak_rss_bytes,
-        taken_pct,
+        taken_pct: 100.0 * taken as f64 / expected,
     })
+}
+
+/// Starts a profiler whose caches are empty; the time to its first sample.
+fn start_cold(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Duration> {
+    let programs = BpfPrograms::before()?;
+    let started = Instant::now();
+    let mut child = start(profiler, plan, folder)?;
+    let sampling = wait_for_first_sample(&programs, &mut child).map(|()| started.elapsed());
+    // Else there would be nothing to draw, and no caches for the next start.
+    sleep(SETTLING);
+    let sampling = interrupt_after(sampling, &mut child, folder)?;
+    wait_for_peak_rss(child).with_context(|| stderr_of(folder))?;
+    Ok(sampling)
+}
+
+/// Interrupts a profiler, and ends it for good when something went wrong.
+fn interrupt_after<T>(watched: Result<T>, child: &mut Child, folder: &Path) -> Result<T> {
+    let watched = watched.and_then(|watched| interrupt(child).map(|()| watched));
+    if watched.is_err() {
+        child.kill().ok();
+        child.wait().ok();
+    }
+    watched.with_context(|| stderr_of(folder))
+}
+
+/// When the last byte was in its place.
+fn finished(profiler: Profiler, folder: &Path) -> Result<SystemTime> {
+    match profiler {
+        // A rename, or the last write, changes it.
+        Profiler::Flame(_) | Profiler::Perf => {
+            let file = fs::metadata(folder.join("out.svg"))?;
+            let since_epoch = Duration::new(file.ctime() as u64, file.ctime_nsec() as u32);
+            Ok(SystemTime::UNIX_EPOCH + since_epoch)
+        }
+        Profiler::Bpftrace => Ok(SystemTime::now()),
+    }
 }
 
 fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
@@ -118,6 +165,7 @@ fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
             let mut flame = Command::new(&plan.flame);
             flame.args(["-q", "--unwind", unwind, "-F", &frequency]);
             flame.args(["--stats", "stats.json", "-o", "out.svg"]);
+            flame.env("XDG_CACHE_HOME", folder);
             flame
         }
         Profiler::Perf => {
@@ -161,24 +209,25 @@ fn bpftrace_script(frequency_hz: u64) -> String {
     )
 }
 
-/// Lets a profiler sample; BPF nanoseconds per sample and percent of a CPU meanwhile.
+/// What was seen while a profiler sampled.
+struct Watched {
+    bpf_ns_per_sample: Option<f64>,
+    cpu_pct: f64,
+    start: Option<Duration>,
+}
+
+/// Lets a profiler sample.
 fn watch(
     profiler: Profiler,
     plan: &Plan,
     programs: &BpfPrograms,
     child: &mut Child,
-) -> Result<(Option<f64>, f64)> {
+) -> Result<Watched> {
     let started = Instant::now();
-    while profiler.has_bpf() && programs.cost()?.is_none() {
-        ensure!(
-            child.try_wait()?.is_none(),
-            "it ended before it took a sample"
-        );
-        ensure!(
-            started.elapsed() < PATIENCE,
-            "it took no sample in {PATIENCE:?}"
-        );
-        sleep(Duration::from_millis(100));
+    let mut first_sample = None;
+    if profiler.has_bpf() {
+        wait_for_first_sample(programs, child)?;
+        first_sample = Some(started.elapsed());
     }
     sleep(SETTLING);
     let (start, start_ns) = (Instant::now(), cpu_ns(child.id())?);
@@ -188,12 +237,28 @@ fn watch(
         "it ended before it was told to"
     );
     let used_ns = cpu_ns(child.id())?.saturating_sub(start_ns);
-    let cpu_pct = 100.0 * used_ns as f64 / start.elapsed().as_nanos() as f64;
     let cost = programs.cost()?;
-    Ok((
-        cost.map(|cost| cost.run_time_ns as f64 / cost.samples as f64),
-        cpu_pct,
-    ))
+    Ok(Watched {
+        bpf_ns_per_sample: cost.map(|cost| cost.run_time_ns as f64 / cost.samples as f64),
+        cpu_pct: 100.0 * used_ns as f64 / start.elapsed().as_nanos() as f64,
+        start: first_sample,
+    })
+}
+
+fn wait_for_first_sample(programs: &BpfPrograms, child: &mut Child) -> Result<()> {
+    let started = Instant::now();
+    while programs.cost()?.is_none() {
+        ensure!(
+            child.try_wait()?.is_none(),
+            "it ended before it took a sample"
+        );
+        ensure!(
+            started.elapsed() < PATIENCE,
+            "it took no sample in {PATIENCE:?}"
+        );
+        sleep(POLL);
+    }
+    Ok(())
 }
 
 /// `perf script | inferno > out.svg`; the peak memory of the larger of the two.

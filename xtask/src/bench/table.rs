@@ -21,6 +21,16 @@ const ROWS: &[Row] = &[
         |pct| format!("{pct:.2} %"),
     ),
     (
+        "start to first sample, caches empty",
+        |run| Some(run.cold_start?.as_secs_f64()),
+        |seconds| format!("{seconds:.2} s"),
+    ),
+    (
+        "start to first sample",
+        |run| Some(run.start?.as_secs_f64()),
+        |seconds| format!("{seconds:.2} s"),
+    ),
+    (
         "end of sampling to finished file",
         |run| Some(run.finish.as_secs_f64()),
         |seconds| format!("{seconds:.2} s"),
