@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 use regex::Regex;
 
+use super::tracefs::Tracefs;
 use crate::bpf::KernelBtf;
 use crate::error::Error;
 
@@ -44,13 +45,7 @@ pub fn find(pattern: &str, is_regex: bool, kernel: &KernelBtf) -> Result<Targets
         None | Some(("p" | "", _)) => {
             let pattern = pattern.rsplit(':').next().unwrap_or(pattern);
             let wanted = matcher(pattern, is_regex)?;
-            let mut names: Vec<_> = kernel
-                .functions()
-                .filter(|name| wanted.is_match(name))
-                .map(str::to_owned)
-                .collect();
-            names.sort();
-            Targets::Kernel(names)
+            Targets::Kernel(kernel_functions(&wanted, kernel))
         }
         Some(("t", event)) => {
             let (category, event) = event
@@ -92,20 +87,40 @@ fn matcher(pattern: &str, is_regex: bool) -> Result<Regex, Error> {
     Regex::new(&expression).map_err(|error| Error::Usage(format!("bad pattern: {error}")))
 }
 
+/// Functions of the kernel and its modules: as ftrace lists those that can be probed, and where it
+/// does not, as the kernel's types name them.
+fn kernel_functions(wanted: &Regex, kernel: &KernelBtf) -> Vec<String> {
+    let listed = Tracefs::open()
+        .ok()
+        .and_then(|tracefs| {
+            std::fs::read_to_string(tracefs.path("available_filter_functions")).ok()
+        })
+        .unwrap_or_default();
+    let mut names: Vec<_> = if listed.is_empty() {
+        let names = kernel.functions().filter(|name| wanted.is_match(name));
+        names.map(str::to_owned).collect()
+    } else {
+        probeable(&listed, wanted)
+    };
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Lines are `name` or `name [module]`; what the linker discarded is listed under a name of its own.
+fn probeable(listed: &str, wanted: &Regex) -> Vec<String> {
+    let names = listed.lines().filter_map(|line| line.split(' ').next());
+    names
+        .filter(|name| !name.starts_with("__ftrace_invalid_address___") && wanted.is_match(name))
+        .map(str::to_owned)
+        .collect()
+}
+
 fn tracepoints(category: &Regex, event: &Regex) -> Result<Vec<(String, u64)>> {
-    let events = [
-        "/sys/kernel/tracing/events",
-        "/sys/kernel/debug/tracing/events",
-    ]
-    .into_iter()
-    .map(Path::new)
-    .find(|folder| folder.is_dir())
-    .ok_or_else(|| Error::NotAvailable {
-        problem: "tracefs is not mounted, so tracepoints have no numbers".into(),
-        remedy: "mount -t tracefs tracefs /sys/kernel/tracing".into(),
-    })?;
+    let tracefs = Tracefs::open()?;
+    let events = tracefs.path("events");
     let mut found = Vec::new();
-    for category_name in names(events, category)? {
+    for category_name in names(&events, category)? {
         let folder = events.join(&category_name);
         for name in names(&folder, event)? {
             let Ok(id) = std::fs::read_to_string(folder.join(&name).join("id")) else {
@@ -217,6 +232,15 @@ mod tests {
                 .is_match("vfs_write")
         );
         assert!(matcher("(", true).is_err());
+    }
+
+    #[test]
+    fn ftraces_list_has_modules_and_discarded_functions() {
+        let listed = "vfs_read\next4_map [ext4]\n__ftrace_invalid_address___52\nkfree\n";
+        let all = matcher("*", false).unwrap();
+        assert_eq!(probeable(listed, &all), ["vfs_read", "ext4_map", "kfree"]);
+        let some = matcher("ext4_*", false).unwrap();
+        assert_eq!(probeable(listed, &some), ["ext4_map"]);
     }
 
     #[test]
