@@ -107,12 +107,8 @@ mod tests {
             };
             (key, tally)
         };
-        let attached = Attached {
-            names: ["vfs_read", "vfs_write", "vfs_open"]
-                .map(str::to_owned)
-                .into(),
-            ..Attached::default()
-        };
+        let names = ["vfs_read", "vfs_write", "vfs_open"].map(str::to_owned);
+        let attached = Attached::told_by_cookie(names.into());
         let report = report(&[tally(0, 1200), tally(1, 7), tally(2, 0)], &attached);
         assert_eq!(
             report.text,

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -22,7 +23,7 @@ const MODE: &str = "funccount";
 #[derive(Debug, Default)]
 pub struct Attached {
     /// By cookie.
-    pub names: Vec<String>,
+    names: Vec<String>,
     /// For `--explain-hooks`.
     pub hooks: Vec<HookUse>,
     links: Vec<Link>,
@@ -31,6 +32,14 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// Nothing yet that would be counted, under names that cookies tell.
+    pub fn told_by_cookie(names: Vec<String>) -> Self {
+        Self {
+            names,
+            ..Self::default()
+        }
+    }
+
     /// What a tally counts.
     #[must_use]
     pub fn name(&self, key: &ReportKey) -> Option<&str> {
@@ -76,8 +85,18 @@ const EVENT: Kind = Kind {
 /// # Errors
 /// [`Error::NotAvailable`] when nothing could be attached, or what was cannot be told apart.
 pub fn attach(bpf: &mut Bpf, targets: Targets) -> Result<Attached> {
+    let start = Instant::now();
+    let attached = attach_targets(bpf, targets)?;
+    tracing::debug!(
+        functions = attached.hooks.len(),
+        attached_ms = start.elapsed().as_millis() as u64,
+    );
+    Ok(attached)
+}
+
+fn attach_targets(bpf: &mut Bpf, targets: Targets) -> Result<Attached> {
     match targets {
-        Targets::Kernel(functions) => match attach_many(bpf, functions.clone()) {
+        Targets::Kernel(functions) => match attach_many(bpf, &functions) {
             Ok(attached) => Ok(attached),
             Err(error) => {
                 let why = format!(
@@ -88,15 +107,15 @@ pub fn attach(bpf: &mut Bpf, targets: Targets) -> Result<Attached> {
                     let name = functions.get(index).map_or("", String::as_str);
                     bpf.link_function(program, name, cookie).map(Some)
                 };
-                one_by_one(bpf, &KERNEL, functions.clone(), &why, link)
+                one_by_one(bpf, &KERNEL, &functions, &why, link)
             }
         },
         Targets::Tracepoints(events) => {
-            let names = events.iter().map(|(name, _)| name.clone()).collect();
+            let names: Vec<_> = events.iter().map(|(name, _)| name.clone()).collect();
             one_by_one(
                 bpf,
                 &EVENT,
-                names,
+                &names,
                 "tracepoint",
                 |bpf, program, index, cookie| {
                     let id = events.get(index).map_or(0, |(_, id)| *id);
@@ -105,11 +124,11 @@ pub fn attach(bpf: &mut Bpf, targets: Targets) -> Result<Attached> {
             )
         }
         Targets::User(path, functions) => {
-            let names = functions.iter().map(|(name, _)| name.clone()).collect();
+            let names: Vec<_> = functions.iter().map(|(name, _)| name.clone()).collect();
             one_by_one(
                 bpf,
                 &USER,
-                names,
+                &names,
                 "uprobe",
                 |bpf, program, index, cookie| {
                     let offset = functions.get(index).map_or(0, |(_, offset)| *offset);
@@ -122,8 +141,8 @@ pub fn attach(bpf: &mut Bpf, targets: Targets) -> Result<Attached> {
 }
 
 /// All functions by one link.
-fn attach_many(bpf: &Bpf, names: Vec<String>) -> Result<Attached> {
-    let multi = bpf.link_functions(MODE, KERNEL.with_cookie, &names)?;
+fn attach_many(bpf: &Bpf, names: &[String]) -> Result<Attached> {
+    let multi = bpf.link_functions(MODE, KERNEL.with_cookie, names)?;
     if let (true, Some((index, error))) = (multi.links.is_empty(), multi.refused.first()) {
         let name = names.get(*index).map_or("", String::as_str);
         anyhow::bail!("{name}: {error}");
@@ -145,17 +164,16 @@ fn attach_many(bpf: &Bpf, names: Vec<String>) -> Result<Attached> {
         })
         .collect();
     Ok(Attached {
-        names,
         hooks,
         links: multi.links,
-        by_address: None,
+        ..Attached::told_by_cookie(names.to_owned())
     })
 }
 
 fn one_by_one(
     bpf: &mut Bpf,
     kind: &Kind,
-    names: Vec<String>,
+    names: &[String],
     why: &str,
     link: impl Fn(&mut Bpf, &str, usize, Option<u64>) -> Result<Option<Link>>,
 ) -> Result<Attached> {
@@ -166,11 +184,11 @@ fn one_by_one(
         bpf.load_probe(kind.program)?;
         kind.program
     };
-    let mut attached = Attached::default();
+    let mut attached = Attached::told_by_cookie(names.to_owned());
     if !has_cookies && kind.has_addresses {
-        attached.by_address = Some(addresses(&names)?);
+        attached.by_address = Some(addresses(names)?);
     } else if !has_cookies && names.len() > 1 {
-        return Err(cannot_tell_apart(kind, &names).into());
+        return Err(cannot_tell_apart(kind, names).into());
     }
     let mut refused = Vec::new();
     for (index, name) in names.iter().enumerate() {
@@ -200,7 +218,6 @@ fn one_by_one(
         }
         warn_of_refused(refused.len(), names.len(), name, error);
     }
-    attached.names = names;
     Ok(attached)
 }
 
@@ -281,10 +298,8 @@ mod tests {
             detail,
             comm: [0; 16],
         };
-        let mut attached = Attached {
-            names: ["vfs_read", "vfs_write"].map(str::to_owned).into(),
-            ..Attached::default()
-        };
+        let names = ["vfs_read", "vfs_write"].map(str::to_owned);
+        let mut attached = Attached::told_by_cookie(names.into());
         assert_eq!(attached.name(&key(1, 0)), Some("vfs_write"));
         assert_eq!(attached.name(&key(2, 0)), None);
         attached.by_address = Some(HashMap::from([(0x10, 1)]));
