@@ -39,7 +39,7 @@ struct Options {
 
 fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     let options = Options::from_arg_matches(matches)?;
-    let targets = functions::find(&options.pattern, options.regexp, &context.kernel)?;
+    let targets = functions::find(&options.pattern, options.regexp)?;
     allow_many_descriptors();
     let mut bpf = context.load(ROW.name, &context.settings())?;
     let mut attached = function_hooks::attach(&mut bpf, targets)?;

@@ -146,7 +146,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "funccount-many",
         title: "`funccount 'ext4_*'`: time to attach",
-        script: "flame -vv funccount 'ext4_*' --explain-hooks --json",
+        script: "flame funccount -vv 'ext4_*' --explain-hooks --json",
         judge: many_functions,
     },
 ];
