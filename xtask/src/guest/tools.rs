@@ -148,7 +148,7 @@ pub const CHECKS: &[Check] = &[
         title: "`funccount 'ext4_*'`: time to attach",
         // One by one, all would take half a minute of the guest's time.
         script: "pattern='ext4_ext_*'
-            flame funccount ext4_sync_file --explain-hooks | grep -q multi && pattern='ext4_*'
+            flame funccount ext4_sync_file --explain-hooks | grep -q '^kprobe.multi:' && pattern='ext4_*'
             flame funccount -vv \"$pattern\" --explain-hooks --json",
         judge: many_functions,
     },
