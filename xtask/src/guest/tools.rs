@@ -145,7 +145,7 @@ pub const CHECKS: &[Check] = &[
     ),
     Check {
         name: "funccount-many",
-        title: "`funccount 'ext4_*'`: time to attach",
+        title: "`funccount 'ext4_*'` (`ext4_ext_*` by kprobes): time to attach",
         // One by one, all would take half a minute of the guest's time.
         script: "pattern='ext4_ext_*'
             flame funccount ext4_sync_file --explain-hooks | grep -q '^kprobe.multi:' && pattern='ext4_*'
