@@ -14,15 +14,18 @@ static __always_inline int count_allocation(__u64 address, __u64 requested, __u6
 	return 0;
 }
 
-/* kmalloc(call_site, ptr, bytes_req, bytes_alloc, gfp_flags[, node since 6.1]). */
-SEC("tp_btf/kmalloc")
+/* Not tp_btf: before 7.2 the verifier takes no `const void *` from a tracepoint's typed arguments, and
+ * `ptr` is one.
+ *
+ * kmalloc(call_site, ptr, bytes_req, bytes_alloc, gfp_flags[, node since 6.1]). */
+SEC("raw_tp/kmalloc")
 int kmalloc(__u64 *args)
 {
 	return count_allocation(args[1], args[2], args[3]);
 }
 
 /* kmalloc(call_site, ptr, cache, bytes_req, bytes_alloc, gfp_flags): 6.0. */
-SEC("tp_btf/kmalloc")
+SEC("raw_tp/kmalloc")
 int kmalloc_with_cache(__u64 *args)
 {
 	return count_allocation(args[1], args[3], args[4]);
@@ -30,14 +33,14 @@ int kmalloc_with_cache(__u64 *args)
 
 /* kmalloc_node(call_site, ptr, bytes_req, bytes_alloc, gfp_flags, node): before 6.0; part of
  * kmalloc since 6.1. */
-SEC("tp_btf/kmalloc_node")
+SEC("raw_tp/kmalloc_node")
 int kmalloc_node(__u64 *args)
 {
 	return count_allocation(args[1], args[2], args[3]);
 }
 
 /* kmalloc_node(call_site, ptr, cache, bytes_req, bytes_alloc, gfp_flags, node): 6.0. */
-SEC("tp_btf/kmalloc_node")
+SEC("raw_tp/kmalloc_node")
 int kmalloc_node_with_cache(__u64 *args)
 {
 	return count_allocation(args[1], args[3], args[4]);

@@ -1,94 +1,26 @@
 //! The tools against loads of exactly known size, on this kernel.
 //!
-//! They need root. Without it they say so and pass, except where `CI` is set.
+//! They need root. Without it they say so and pass, except where `CI` is set. The guests of
+//! `cargo xtask guest` run them too, so they use nothing that a busybox does not have.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Loads run in this process and are told apart by its PID, so one test runs at a time.
-static ALONE: Mutex<()> = Mutex::new(());
+#[path = "support/tool.rs"]
+mod tool;
 
-fn alone_and_privileged() -> Option<MutexGuard<'static, ()>> {
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI must run these tests as root"
-        );
-        eprintln!("skipped: needs root");
-        return None;
-    }
-    Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// A tool that is attached and counts.
-struct Running {
-    child: Child,
-    stderr: BufReader<std::process::ChildStderr>,
-}
-
-impl Running {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flame"))
-            .args(arguments)
-            .arg("--json")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.starts_with("Tracing"), "{arguments:?}: {line}");
-        Self { child, stderr }
-    }
-
-    /// Ctrl-C; the reports.
-    fn finish(mut self) -> Vec<Value> {
-        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
-        let mut out = String::new();
-        self.child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut out)
-            .unwrap();
-        assert!(self.child.wait().unwrap().success());
-        let mut messages = String::new();
-        self.stderr.read_to_string(&mut messages).unwrap();
-        assert!(
-            !messages.contains("map_full") && !messages.contains("ring_full"),
-            "{messages}"
-        );
-        out.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-}
-
-/// A test that fails must not leave its tool attached.
-impl Drop for Running {
-    fn drop(&mut self) {
-        // After `finish` both find the child gone.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn own_pid() -> String {
-    std::process::id().to_string()
-}
+use tool::{Running, alone_and_privileged, flame, own_pid};
 
 /// A loop device over a file of its own; detached when dropped.
 struct LoopDevice {
@@ -100,17 +32,18 @@ impl LoopDevice {
     fn new() -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(16 << 20).unwrap();
+        let free = Command::new("losetup").arg("-f").output().unwrap();
+        let path = String::from_utf8(free.stdout).unwrap().trim().to_owned();
         let output = Command::new("losetup")
-            .args(["-f", "--show"])
+            .arg(&path)
             .arg(file.path())
             .output()
             .unwrap();
         assert!(
             output.status.success(),
-            "{}",
+            "{path}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let path = String::from_utf8(output.stdout).unwrap().trim().to_owned();
         Self { path, _file: file }
     }
 
@@ -352,14 +285,6 @@ fn tcplife_knows_the_bytes_and_the_owner_of_both_ends() {
     );
 }
 
-fn ip(arguments: &str) {
-    let status = Command::new("ip")
-        .args(arguments.split(' '))
-        .status()
-        .unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
 /// A counter of the calling thread's network namespace.
 fn network_counter(file: &str, group: &str, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
@@ -388,6 +313,31 @@ fn retransmitted_segments() -> u64 {
     segments - failed
 }
 
+/// Nobody else's.
+const LOST_ADDRESS: [u8; 4] = [127, 99, 0, 2];
+
+fn tcp_socket(tries: libc::c_int) -> OwnedFd {
+    // SAFETY: a socket call with plain arguments, and an option of our own socket.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+        assert!(socket >= 0);
+        let size = size_of::<libc::c_int>() as u32;
+        let tries = (&raw const tries).cast();
+        let set = libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, tries, size);
+        assert_eq!(set, 0);
+        OwnedFd::from_raw_fd(socket)
+    }
+}
+
+fn loopback_address() -> (libc::sockaddr_in, libc::socklen_t) {
+    // SAFETY: all zeros are an address.
+    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    address.sin_family = libc::AF_INET as u16;
+    address.sin_port = 9_u16.to_be();
+    address.sin_addr.s_addr = u32::from_ne_bytes(LOST_ADDRESS);
+    (address, size_of::<libc::sockaddr_in>() as u32)
+}
+
 #[test]
 fn tcpretrans_counts_each_retransmit_and_charges_the_sender() {
     let Some(_alone) = alone_and_privileged() else {
@@ -402,29 +352,25 @@ fn tcpretrans_counts_each_retransmit_and_charges_the_sender() {
             // The thread's own network; it goes with the thread.
             // SAFETY: changes this thread's namespace alone.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
-            ip("link add v0 type veth peer name v1");
-            ip("addr add 10.99.0.1/24 dev v0");
-            ip("link set v0 up");
-            ip("link set v1 up");
-            // Nobody has this address: packets to it arrive at v1 and are dropped.
-            ip("neigh add 10.99.0.2 lladdr 02:00:00:00:00:02 dev v0");
-            // SAFETY: plain socket calls on a descriptor of our own.
+            let up = Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status();
+            assert!(up.unwrap().success());
+            // A queue of accepted connections has one place more than it was asked for; a
+            // connection request that comes when it is full is dropped.
+            let listener = tcp_socket(RETRANSMITS);
+            let waiting = tcp_socket(RETRANSMITS);
+            let lost = tcp_socket(RETRANSMITS);
+            let (address, size) = loopback_address();
+            let address = (&raw const address).cast();
+            // SAFETY: plain socket calls on descriptors and an address of our own.
             unsafe {
-                let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
-                let size = size_of::<libc::c_int>() as u32;
-                let tries = RETRANSMITS;
-                let tries = (&raw const tries).cast();
-                assert_eq!(
-                    libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, tries, size),
-                    0
-                );
-                let mut address: libc::sockaddr_in = std::mem::zeroed();
-                address.sin_family = libc::AF_INET as u16;
-                address.sin_port = 9_u16.to_be();
-                address.sin_addr.s_addr = u32::from_ne_bytes([10, 99, 0, 2]);
-                let size = size_of::<libc::sockaddr_in>() as u32;
-                assert_eq!(libc::connect(socket, (&raw const address).cast(), size), -1);
-                libc::close(socket);
+                assert_eq!(libc::bind(listener.as_raw_fd(), address, size), 0);
+                assert_eq!(libc::listen(listener.as_raw_fd(), 0), 0);
+                assert_eq!(libc::connect(waiting.as_raw_fd(), address, size), 0);
+                // Its last packet may still be on the way into the queue.
+                std::thread::sleep(Duration::from_millis(100));
+                assert_eq!(libc::connect(lost.as_raw_fd(), address, size), -1);
             }
             retransmitted_segments()
         })
@@ -436,7 +382,7 @@ fn tcpretrans_counts_each_retransmit_and_charges_the_sender() {
     let events = tool.finish();
     let ours: Vec<_> = events
         .iter()
-        .filter(|event| event["raddr"] == "10.99.0.2")
+        .filter(|event| event["raddr"] == LOST_ADDRESS.map(|byte| byte.to_string()).join("."))
         .collect();
     assert_eq!(ours.len() as u64, counted);
     for event in ours {
@@ -473,6 +419,12 @@ fn cachestat(load: impl FnOnce()) -> (u64, u64, u64) {
     (number("hits"), number("misses"), number("dirties"))
 }
 
+/// Not in a tmpfs: its pages are the file.
+fn disk_folder() -> PathBuf {
+    let given = std::env::var_os("TEST_DISK_FOLDER");
+    given.map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from)
+}
+
 fn read_whole(file: &File, bytes: usize) {
     let mut buffer = vec![1; bytes];
     let mut offset = 0;
@@ -487,8 +439,7 @@ fn cachestat_tells_cold_from_warm_to_the_page() {
     let Some(_alone) = alone_and_privileged() else {
         return;
     };
-    // Not in a tmpfs: its pages are the file.
-    let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut file = tempfile::tempfile_in(disk_folder()).unwrap();
     let (_, written_misses, dirties) = cachestat(|| {
         file.write_all(&vec![7; FILE_PAGES as usize * PAGE])
             .unwrap();
@@ -530,27 +481,21 @@ fn cachestat_tells_cold_from_warm_to_the_page() {
 }
 
 #[test]
-fn funccount_and_syslat_count_each_call() {
+fn syslat_counts_each_call() {
     let Some(_alone) = alone_and_privileged() else {
         return;
     };
     const CALLS: u64 = 12_345;
-    let pid = own_pid();
-    let functions = Running::start(&["funccount", "c:getppid", "-p", &pid]);
-    let calls = Running::start(&["syslat", "--syscall", "getppid", "-p", &pid]);
+    let tool = Running::start(&["syslat", "--syscall", "getppid", "-p", &own_pid()]);
     for _ in 0..CALLS {
         let _ = std::os::unix::process::parent_id();
     }
-    let (functions, calls) = (functions.finish(), calls.finish());
-    assert_eq!(functions[0]["functions"][0]["func"], "getppid");
-    assert_eq!(functions[0]["functions"][0]["count"], CALLS);
-    let count: u64 = calls[0]["histograms"]
-        .as_array()
-        .unwrap()
+    let reports = tool.finish();
+    let histograms = reports[0]["histograms"].as_array().unwrap();
+    let counts = histograms
         .iter()
-        .map(|histogram| histogram["count"].as_u64().unwrap())
-        .sum();
-    assert_eq!(count, CALLS);
+        .map(|histogram| histogram["count"].as_u64().unwrap());
+    assert_eq!(counts.sum::<u64>(), CALLS);
 }
 
 #[test]
@@ -680,34 +625,12 @@ fn pagealloc_counts_touched_pages() {
 }
 
 #[test]
-fn a_missing_hook_exits_3_and_names_the_way_out() {
-    let Some(_alone) = alone_and_privileged() else {
-        return;
-    };
-    if Path::new("/sys/bus/event_source/devices/kprobe").exists() {
-        eprintln!("skipped: this kernel has kprobes");
-        return;
-    }
-    let output = Command::new(env!("CARGO_BIN_EXE_flame"))
-        .args(["funccount", "vfs_read", "1"])
-        .output()
-        .unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(3), "{message}");
-    assert!(
-        message.contains("kprobe") && message.contains("t:CATEGORY:EVENT"),
-        "{message}"
-    );
-    assert!(output.stdout.is_empty());
-}
-
-#[test]
 fn an_interval_alone_is_one_report_and_a_count_is_more() {
     let Some(_alone) = alone_and_privileged() else {
         return;
     };
     let reports = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_flame"))
+        let output = Command::new(flame())
             .args(arguments)
             .arg("--json")
             .output()

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
-use aya::programs::{FEntry, FExit, Iter, KProbe, TracePoint, UProbe};
+use aya::programs::{FEntry, FExit, Iter, KProbe, RawTracePoint, TracePoint, UProbe};
 
 use super::{Bpf, explain, typed_program};
 
@@ -17,6 +17,8 @@ use super::{Bpf, explain, typed_program};
 pub enum Hook {
     /// A tracepoint whose arguments are typed by BTF (5.5).
     TpBtf(&'static str),
+    /// The same tracepoint with its arguments as plain numbers (4.17).
+    RawTp(&'static str),
     /// A tracepoint in its documented format: category and name.
     Tracepoint(&'static str, &'static str),
     /// The entry of a kernel function, by breakpoint or ftrace.
@@ -33,6 +35,7 @@ impl std::fmt::Display for Hook {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::TpBtf(name) => write!(formatter, "tp_btf:{name}"),
+            Self::RawTp(name) => write!(formatter, "raw_tp:{name}"),
             Self::Tracepoint(category, name) => write!(formatter, "tracepoint:{category}:{name}"),
             Self::Kprobe(name) => write!(formatter, "kprobe:{name}"),
             Self::Kretprobe(name) => write!(formatter, "kretprobe:{name}"),
@@ -55,6 +58,11 @@ impl Bpf {
         let attach = |ebpf: &mut Ebpf| -> Result<()> {
             match hook {
                 Hook::TpBtf(_) => {}
+                Hook::RawTp(name) => {
+                    let program: &mut RawTracePoint = typed_program(ebpf, program)?;
+                    program.load()?;
+                    program.attach(name)?;
+                }
                 Hook::Tracepoint(category, name) => {
                     let program: &mut TracePoint = typed_program(ebpf, program)?;
                     program.load()?;
@@ -81,21 +89,8 @@ impl Bpf {
         attach(&mut self.ebpf).map_err(|error| explain(error, &format!("attaching to {hook}")))
     }
 
-    /// Verifies a program for user functions; [`Bpf::attach_uprobe`] then attaches it.
-    ///
-    /// # Errors
-    /// When the verifier refuses it.
-    pub fn load_uprobe(&mut self, program: &str) -> Result<()> {
-        let load = |ebpf: &mut Ebpf| -> Result<()> {
-            let program: &mut UProbe = typed_program(ebpf, program)?;
-            Ok(program.load()?)
-        };
-        load(&mut self.ebpf)
-            .map_err(|error| explain(error, "loading the program of user functions"))
-    }
-
     /// Attaches a loaded program to the instruction at `file_offset` of `file`, in all processes.
-    /// The program reads `cookie` with `bpf_get_attach_cookie` (5.15).
+    /// The program reads the cookie with `bpf_get_attach_cookie`; with one it needs 5.15.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -104,12 +99,12 @@ impl Bpf {
         program: &str,
         file: &Path,
         file_offset: u64,
-        cookie: u64,
+        cookie: Option<u64>,
     ) -> Result<()> {
         let program: &mut UProbe = typed_program(&mut self.ebpf, program)?;
         let point = UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(file_offset),
-            cookie: Some(cookie),
+            cookie,
         };
         program.attach(point, file, UProbeScope::AllProcesses)?;
         Ok(())

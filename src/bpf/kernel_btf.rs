@@ -62,11 +62,6 @@ impl KernelBtf {
         self.functions.get(name).map(Vec::as_slice)
     }
 
-    /// The names of all functions.
-    pub fn functions(&self) -> impl Iterator<Item = &str> {
-        self.functions.keys().map(String::as_str)
-    }
-
     fn parse(bytes: &[u8]) -> Result<Self> {
         let table = Table::new(bytes).context("the kernel's BTF is damaged")?;
         let mut found = Self::default();

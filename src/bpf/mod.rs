@@ -7,6 +7,7 @@
 mod attach;
 mod batch;
 mod kernel_btf;
+mod kprobe_multi;
 mod perf_link;
 pub(crate) mod syscall;
 
@@ -21,7 +22,8 @@ use rustix::io::Errno;
 pub use attach::Hook;
 pub use aya::Pod;
 pub use kernel_btf::{KernelBtf, Parameter};
-pub use perf_link::PerfLink;
+pub use kprobe_multi::MultiLink;
+pub use perf_link::Link;
 
 use crate::preflight;
 

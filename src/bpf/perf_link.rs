@@ -1,67 +1,49 @@
-//! A program on a kernel function or a tracepoint, with a cookie that tells attachments apart:
-//! a perf event and a link of our own, since aya attaches without cookies there.
+//! A program on one kernel function or tracepoint, through a perf event of our own: aya attaches
+//! without the cookies that tell attachments apart.
 
 use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
-use aya::programs::{KProbe, TracePoint};
+use aya::programs::Program;
 use perf_event_open_sys::bindings::perf_event_attr;
 
-use super::{Bpf, explain, typed_program};
+use super::syscall::{PerfLinkAttr, bpf_fd};
+use super::{Bpf, explain};
 use crate::error::Error;
 
-const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PERF_EVENT: u32 = 41;
 const PERF_TYPE_TRACEPOINT: u32 = 2;
 
-/// The `link_create` part of `union bpf_attr` (include/uapi/linux/bpf.h).
-#[repr(C)]
-#[derive(Default)]
-struct LinkAttr {
-    program: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-    cookie: u64,
-}
-
 /// Keeps a program attached; dropping it detaches.
 #[derive(Debug)]
-pub struct PerfLink {
-    _link: OwnedFd,
-    _event: OwnedFd,
-}
+pub struct Link(#[expect(dead_code, reason = "held open")] pub(super) Vec<OwnedFd>);
 
 impl Bpf {
-    /// Verifies a program for kernel functions; [`Bpf::link_function`] then attaches it.
+    /// Verifies a program for kernel functions, user functions or tracepoints, which
+    /// [`Bpf::link_function`], [`Bpf::attach_uprobe`] or [`Bpf::link_tracepoint`] then attaches.
     ///
     /// # Errors
     /// When the verifier refuses it.
-    pub fn load_kprobe(&mut self, program: &str) -> Result<()> {
+    pub fn load_probe(&mut self, name: &str) -> Result<()> {
         let load = |ebpf: &mut Ebpf| -> Result<()> {
-            let program: &mut KProbe = typed_program(ebpf, program)?;
-            Ok(program.load()?)
+            let program = ebpf.program_mut(name);
+            match program.ok_or_else(|| anyhow!("no BPF program {name}"))? {
+                Program::KProbe(program) => program.load()?,
+                Program::UProbe(program) => program.load()?,
+                Program::TracePoint(program) => program.load()?,
+                other => return Err(anyhow!("{name} is a {:?}", other.prog_type())),
+            }
+            Ok(())
         };
-        load(&mut self.ebpf).map_err(|error| explain(error, "loading the program of functions"))
+        load(&mut self.ebpf).map_err(|error| explain(error, &format!("loading {name}")))
     }
 
-    /// Verifies a program for tracepoints; [`Bpf::link_tracepoint`] then attaches it.
-    ///
-    /// # Errors
-    /// When the verifier refuses it.
-    pub fn load_tracepoint(&mut self, program: &str) -> Result<()> {
-        let load = |ebpf: &mut Ebpf| -> Result<()> {
-            let program: &mut TracePoint = typed_program(ebpf, program)?;
-            Ok(program.load()?)
-        };
-        load(&mut self.ebpf).map_err(|error| explain(error, "loading the program of tracepoints"))
-    }
-
-    /// Attaches a loaded program to the entry of a kernel function.
+    /// Attaches a loaded program to the entry of a kernel function. Cookies need 5.15.
     ///
     /// # Errors
     /// When the kernel refuses: not every function can be probed.
@@ -69,10 +51,9 @@ impl Bpf {
         &mut self,
         program: &str,
         function: &str,
-        cookie: u64,
-    ) -> Result<PerfLink> {
-        let program: &mut KProbe = typed_program(&mut self.ebpf, program)?;
-        let program = program.fd()?.as_fd().as_raw_fd();
+        cookie: Option<u64>,
+    ) -> Result<Link> {
+        let program = self.program_fd(program)?;
         let name = CString::new(function)?;
         let mut attr = perf_event_attr {
             type_: kprobe_type()?,
@@ -86,9 +67,8 @@ impl Bpf {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn link_tracepoint(&mut self, program: &str, id: u64, cookie: u64) -> Result<PerfLink> {
-        let program: &mut TracePoint = typed_program(&mut self.ebpf, program)?;
-        let program = program.fd()?.as_fd().as_raw_fd();
+    pub fn link_tracepoint(&mut self, program: &str, id: u64, cookie: Option<u64>) -> Result<Link> {
+        let program = self.program_fd(program)?;
         let mut attr = perf_event_attr {
             type_: PERF_TYPE_TRACEPOINT,
             config: id,
@@ -96,6 +76,12 @@ impl Bpf {
         };
         link(program, &mut attr, cookie)
             .with_context(|| format!("cannot attach to tracepoint {id}"))
+    }
+
+    fn program_fd(&self, name: &str) -> Result<RawFd> {
+        let program = self.ebpf.program(name);
+        let program = program.ok_or_else(|| anyhow!("no BPF program {name}"))?;
+        Ok(program.fd()?.as_fd().as_raw_fd())
     }
 }
 
@@ -113,7 +99,7 @@ fn kprobe_type() -> Result<u32> {
     Ok(text.trim().parse()?)
 }
 
-fn link(program: RawFd, attr: &mut perf_event_attr, cookie: u64) -> io::Result<PerfLink> {
+fn link(program: RawFd, attr: &mut perf_event_attr, cookie: Option<u64>) -> io::Result<Link> {
     attr.size = size_of::<perf_event_attr>() as u32;
     // One event sees the calls on all CPUs: the program runs before the CPU is looked at.
     // SAFETY: `attr` is initialised, and the name it may point to is alive in the caller.
@@ -126,33 +112,27 @@ fn link(program: RawFd, attr: &mut perf_event_attr, cookie: u64) -> io::Result<P
             u64::from(perf_event_open_sys::bindings::PERF_FLAG_FD_CLOEXEC),
         )
     };
-    let event = owned(event.into())?;
-    let mut attr = LinkAttr {
+    if event < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
+    let event = unsafe { OwnedFd::from_raw_fd(event) };
+    let Some(cookie) = cookie else {
+        // SAFETY: both descriptors are open for the call.
+        let result = unsafe {
+            perf_event_open_sys::ioctls::SET_BPF(event.as_raw_fd(), program.cast_unsigned())
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        return Ok(Link(vec![event]));
+    };
+    let mut attr = PerfLinkAttr {
         program: program.cast_unsigned(),
         target: event.as_raw_fd().cast_unsigned(),
         attach_type: BPF_PERF_EVENT,
         cookie,
-        ..LinkAttr::default()
+        ..PerfLinkAttr::default()
     };
-    // SAFETY: `attr` is laid out like the union's member for this command.
-    let link = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_LINK_CREATE,
-            &raw mut attr,
-            size_of::<LinkAttr>(),
-        )
-    };
-    Ok(PerfLink {
-        _link: owned(link)?,
-        _event: event,
-    })
-}
-
-fn owned(descriptor: libc::c_long) -> io::Result<OwnedFd> {
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+    Ok(Link(vec![bpf_fd(BPF_LINK_CREATE, &mut attr)?, event]))
 }

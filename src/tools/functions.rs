@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 use regex::Regex;
 
-use crate::bpf::KernelBtf;
+use super::tracefs::Tracefs;
 use crate::error::Error;
 
 /// Files larger than this are not searched for symbols.
@@ -39,18 +39,12 @@ pub enum Targets {
 ///
 /// # Errors
 /// [`Error::Usage`] when the pattern cannot be understood or nothing matches it.
-pub fn find(pattern: &str, is_regex: bool, kernel: &KernelBtf) -> Result<Targets> {
+pub fn find(pattern: &str, is_regex: bool) -> Result<Targets> {
     let targets = match pattern.split_once(':') {
         None | Some(("p" | "", _)) => {
             let pattern = pattern.rsplit(':').next().unwrap_or(pattern);
             let wanted = matcher(pattern, is_regex)?;
-            let mut names: Vec<_> = kernel
-                .functions()
-                .filter(|name| wanted.is_match(name))
-                .map(str::to_owned)
-                .collect();
-            names.sort();
-            Targets::Kernel(names)
+            Targets::Kernel(kernel_functions(&wanted)?)
         }
         Some(("t", event)) => {
             let (category, event) = event
@@ -92,20 +86,56 @@ fn matcher(pattern: &str, is_regex: bool) -> Result<Regex, Error> {
     Regex::new(&expression).map_err(|error| Error::Usage(format!("bad pattern: {error}")))
 }
 
+/// Functions of the kernel and its modules: as ftrace lists those that can be probed. What it has
+/// under another name, or not at all, is looked up among all symbols: it lists one name of each.
+fn kernel_functions(wanted: &Regex) -> Result<Vec<String>> {
+    let listed = Tracefs::open().ok().and_then(|tracefs| {
+        std::fs::read_to_string(tracefs.path("available_filter_functions")).ok()
+    });
+    let mut names = probeable(&listed.unwrap_or_default(), wanted);
+    if names.is_empty() {
+        let path = "/proc/kallsyms";
+        let kallsyms =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        names = functions_among_symbols(&kallsyms, wanted);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Lines are `name` or `name [module]`; what the linker discarded is listed under a name of its own.
+fn probeable(listed: &str, wanted: &Regex) -> Vec<String> {
+    let names = listed.lines().filter_map(|line| line.split(' ').next());
+    names
+        .filter(|name| !name.starts_with("__ftrace_invalid_address___") && wanted.is_match(name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Lines are `address kind name` or `address kind name [module]`. Parts of functions that the compiler
+/// moved away have a dot in their names, and what stands before a function is none.
+fn functions_among_symbols(kallsyms: &str, wanted: &Regex) -> Vec<String> {
+    let symbols = kallsyms.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        Some((words.next()?, words.next()?))
+    });
+    symbols
+        .filter(|(kind, name)| {
+            matches!(*kind, "t" | "T")
+                && !name.contains('.')
+                && !name.starts_with("__pfx_")
+                && wanted.is_match(name)
+        })
+        .map(|(_, name)| name.to_owned())
+        .collect()
+}
+
 fn tracepoints(category: &Regex, event: &Regex) -> Result<Vec<(String, u64)>> {
-    let events = [
-        "/sys/kernel/tracing/events",
-        "/sys/kernel/debug/tracing/events",
-    ]
-    .into_iter()
-    .map(Path::new)
-    .find(|folder| folder.is_dir())
-    .ok_or_else(|| Error::NotAvailable {
-        problem: "tracefs is not mounted, so tracepoints have no numbers".into(),
-        remedy: "mount -t tracefs tracefs /sys/kernel/tracing".into(),
-    })?;
+    let tracefs = Tracefs::open()?;
+    let events = tracefs.path("events");
     let mut found = Vec::new();
-    for category_name in names(events, category)? {
+    for category_name in names(&events, category)? {
         let folder = events.join(&category_name);
         for name in names(&folder, event)? {
             let Ok(id) = std::fs::read_to_string(folder.join(&name).join("id")) else {
@@ -220,9 +250,29 @@ mod tests {
     }
 
     #[test]
+    fn ftraces_list_has_modules_and_discarded_functions() {
+        let listed = "vfs_read\next4_map [ext4]\n__ftrace_invalid_address___52\nkfree\n";
+        let all = matcher("*", false).unwrap();
+        assert_eq!(probeable(listed, &all), ["vfs_read", "ext4_map", "kfree"]);
+        let some = matcher("ext4_*", false).unwrap();
+        assert_eq!(probeable(listed, &some), ["ext4_map"]);
+    }
+
+    #[test]
+    fn of_all_symbols_those_count_that_begin_a_function() {
+        let kallsyms = "ffffffff81000010 T vfs_read\nffffffff81000000 t __pfx_vfs_read\n\
+                        ffffffff81000100 t vfs_map\t[ext4]\nffffffff81000200 D vfs_data\n\
+                        ffffffff81000300 t vfs_read.cold\nnonsense\n";
+        let wanted = matcher("*vfs_*", false).unwrap();
+        assert_eq!(
+            functions_among_symbols(kallsyms, &wanted),
+            ["vfs_read", "vfs_map"]
+        );
+    }
+
+    #[test]
     fn libc_is_found_with_its_functions() {
-        let Targets::User(path, found) = find("c:getppid", false, &KernelBtf::default()).unwrap()
-        else {
+        let Targets::User(path, found) = find("c:getppid", false).unwrap() else {
             panic!("not a user function");
         };
         assert!(path.to_string_lossy().contains("libc"));
@@ -234,8 +284,8 @@ mod tests {
 
     #[test]
     fn what_matches_nothing_is_an_error() {
-        assert!(find("c:no_such_function_", false, &KernelBtf::default()).is_err());
-        assert!(find("nosuchlibrary_:x", false, &KernelBtf::default()).is_err());
-        assert!(find("no_kernel_function_", false, &KernelBtf::default()).is_err());
+        assert!(find("c:no_such_function_", false).is_err());
+        assert!(find("nosuchlibrary_:x", false).is_err());
+        assert!(find("no_kernel_function_", false).is_err());
     }
 }

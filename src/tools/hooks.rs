@@ -138,7 +138,7 @@ fn explain(need: &Need, way: &Way, refused: &[(&Way, String)]) -> Vec<HookUse> {
 fn misfit(kernel: &KernelBtf, way: &Way) -> Option<String> {
     let (_, hook) = way.attach.first()?;
     let parameters = match hook {
-        Hook::TpBtf(name) => kernel.tracepoint(name),
+        Hook::TpBtf(name) | Hook::RawTp(name) => kernel.tracepoint(name),
         Hook::Kprobe(name) | Hook::Kretprobe(name) | Hook::Fentry(name) | Hook::Fexit(name) => {
             kernel.function(name)
         }

@@ -32,12 +32,12 @@ static KMALLOC: Need = Need {
     what: "kernel allocations",
     ways: &[
         Way {
-            attach: &[("kmalloc", Hook::TpBtf("kmalloc"))],
+            attach: &[("kmalloc", Hook::RawTp("kmalloc"))],
             shape: Shape::Passes(5, 2, Parameter::Scalar),
             since: "5.10 to 5.19, 6.1 and later",
         },
         Way {
-            attach: &[("kmalloc_with_cache", Hook::TpBtf("kmalloc"))],
+            attach: &[("kmalloc_with_cache", Hook::RawTp("kmalloc"))],
             shape: Shape::Passes(6, 2, Parameter::Pointer),
             since: "6.0",
         },
@@ -51,12 +51,12 @@ static KMALLOC_NODE: Need = Need {
     what: "kernel allocations on a chosen node",
     ways: &[
         Way {
-            attach: &[("kmalloc_node", Hook::TpBtf("kmalloc_node"))],
+            attach: &[("kmalloc_node", Hook::RawTp("kmalloc_node"))],
             shape: Shape::Passes(6, 2, Parameter::Scalar),
             since: "5.10 to 5.19",
         },
         Way {
-            attach: &[("kmalloc_node_with_cache", Hook::TpBtf("kmalloc_node"))],
+            attach: &[("kmalloc_node_with_cache", Hook::RawTp("kmalloc_node"))],
             shape: Shape::Passes(7, 2, Parameter::Pointer),
             since: "6.0",
         },

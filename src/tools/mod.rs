@@ -14,6 +14,7 @@ mod cachestat;
 mod clock;
 mod comm_table;
 mod funccount;
+mod function_hooks;
 mod functions;
 pub mod heatmap;
 pub mod histogram;
@@ -31,6 +32,7 @@ mod tally_tool;
 pub mod tcp;
 mod tcplife;
 mod tcpretrans;
+mod tracefs;
 mod vfslat;
 
 use std::os::fd::BorrowedFd;

@@ -1,7 +1,7 @@
 //! `cargo xtask guest`: flame on Debian's kernels, in virtual machines.
 //!
 //! A guest is a kernel from Debian's archive and a file system in memory; it runs the table of
-//! checks ([`checks::CHECKS`]), reports over a serial line, and powers off. All that is downloaded
+//! checks ([`checks::all`]), reports over a serial line, and powers off. All that is downloaded
 //! or built stays under `target/guest/`; docs/guests.md says what.
 
 mod apt;
@@ -12,6 +12,7 @@ mod kernels;
 mod machine;
 mod modules;
 mod report;
+mod tools;
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use checks::CHECKS;
 use initramfs::Programs;
 use kernels::{KERNELS, Kernel};
 use machine::Machine;
@@ -129,7 +129,7 @@ fn run_one(kernel: &Kernel, guest: &Path, programs: &Programs, options: &Options
         report.failed_modules.join(", ")
     );
     let mut cells = Vec::new();
-    for (number, check) in CHECKS.iter().enumerate() {
+    for (number, check) in checks::all() {
         let name = format!("{number:02}-{}", check.name);
         let outcome = report.outcomes.remove(&name).unwrap_or_default();
         let cell = keep(&outcome, &run, &name).and_then(|()| (check.judge)(&outcome));
@@ -175,7 +175,7 @@ fn table(columns: &[Column]) -> String {
         times.push(time);
     }
     let mut text = row(&header) + &row(&vec!["---".to_owned(); header.len()]);
-    for (number, check) in CHECKS.iter().enumerate() {
+    for (number, check) in checks::all() {
         let mut cells = vec![check.title.to_owned()];
         for column in columns {
             cells.push(cell(column, number));

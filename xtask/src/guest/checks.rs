@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 
 use super::report::Outcome;
+use super::tools;
 
 /// Points by which a measured share may miss the workload's own truth: three hundred samples under
 /// emulation, two processors on what the host has left.
@@ -26,12 +27,17 @@ pub struct Check {
     pub judge: fn(&Outcome) -> Result<String>,
 }
 
-/// All checks, in the order in which a guest runs them.
-pub const CHECKS: &[Check] = &[
+/// All checks, in the order in which a guest runs them, with their numbers.
+pub fn all() -> impl Iterator<Item = (usize, &'static Check)> {
+    CHECKS.iter().chain(tools::CHECKS).enumerate()
+}
+
+/// The checks of `profile`, and the verifier's of all objects.
+const CHECKS: &[Check] = &[
     Check {
         name: "objects",
-        title: "verifier: the objects of `profile`",
-        script: "xtask verify /objects/profile.bpf.o",
+        title: "verifier: all objects",
+        script: "xtask verify /objects/*.bpf.o",
         judge: every_program_loads,
     },
     Check {
@@ -178,7 +184,11 @@ fn is_nameless_kernel(frame: &str) -> bool {
     frame.ends_with("_[k]") && (frame.starts_with("[unknown]") || frame.starts_with("0x"))
 }
 
-fn succeeded(outcome: &Outcome) -> Result<()> {
+/// The check's script ended with status 0.
+///
+/// # Errors
+/// When it did not; with its last words.
+pub fn succeeded(outcome: &Outcome) -> Result<()> {
     let status = outcome.status;
     let said = || {
         let lines: Vec<_> = outcome

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::checks::CHECKS;
+use super::checks;
 use super::command::run;
 use super::kernels::Unpacked;
 use super::modules;
@@ -35,6 +35,9 @@ const WORKLOADS: &[Workload] = &[
     },
 ];
 
+/// Tests of this repository that the guests run too: the tools against loads of known size.
+const TESTS: &[&str] = &["tools_exact", "funccount_exact"];
+
 const FRAME_POINTERS: &[&str] = &[
     "-O1",
     "-fno-omit-frame-pointer",
@@ -53,6 +56,8 @@ struct Workload {
 pub struct Programs {
     /// The cargo profile's output: `flame` and `xtask`.
     built: PathBuf,
+    /// By name, where cargo put them.
+    tests: Vec<(&'static str, PathBuf)>,
     workloads: PathBuf,
     objects: PathBuf,
 }
@@ -65,17 +70,10 @@ impl Programs {
     pub fn build(root: &Path, guest: &Path) -> Result<Self> {
         is_static(Path::new(BUSYBOX)).context("remedy: install the package busybox-static")?;
         let folder = guest.join("build");
-        let status = Command::new("cargo")
-            .args(["build", "--profile", "guest", "--target", TARGET])
-            .args(["--package", "flame", "--package", "xtask", "--bins"])
-            .arg("--target-dir")
-            .arg(&folder)
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
-            .current_dir(root)
-            .status()?;
-        ensure!(status.success(), "cargo build failed");
+        let tests = cargo_build(root, &folder)?;
         let programs = Self {
             built: folder.join(TARGET).join("guest"),
+            tests,
             workloads: guest.join("loads"),
             objects: root.join("ebpf/prebuilt"),
         };
@@ -88,18 +86,20 @@ impl Programs {
                 .arg("-o")
                 .arg(programs.workloads.join(workload.name)))?;
         }
-        for program in programs.executables() {
+        for (_, program) in programs.executables() {
             is_static(&program)?;
         }
         Ok(programs)
     }
 
-    fn executables(&self) -> Vec<PathBuf> {
-        let tools = ["flame", "xtask"].map(|name| self.built.join(name));
+    /// Each with its name in the guest.
+    fn executables(&self) -> Vec<(&'static str, PathBuf)> {
+        let tools = ["flame", "xtask"].map(|name| (name, self.built.join(name)));
         let loads = WORKLOADS
             .iter()
-            .map(|workload| self.workloads.join(workload.name));
-        tools.into_iter().chain(loads).collect()
+            .map(|workload| (workload.name, self.workloads.join(workload.name)));
+        let tests = self.tests.iter().cloned();
+        tools.into_iter().chain(loads).chain(tests).collect()
     }
 
     /// Writes the file system for one kernel.
@@ -116,21 +116,63 @@ impl Programs {
         }
         executable(&root.join("init"), INIT.as_bytes())?;
         fs::copy(BUSYBOX, root.join("bin/busybox"))?;
-        for program in self.executables() {
-            let name = program.file_name().unwrap_or_default();
+        for (name, program) in self.executables() {
             fs::copy(&program, root.join("bin").join(name))?;
         }
         for entry in fs::read_dir(&self.objects)? {
             let entry = entry?;
             fs::copy(entry.path(), root.join("objects").join(entry.file_name()))?;
         }
-        for (number, check) in CHECKS.iter().enumerate() {
+        for (number, check) in checks::all() {
             let file = format!("checks/{number:02}-{}.sh", check.name);
             fs::write(root.join(file), check.script)?;
         }
         modules::stage(&kernel.modules, &root.join("modules"))?;
         archive(&root, initramfs)
     }
+}
+
+/// Builds flame, xtask and the tests; gives the tests' files, whose names cargo chooses.
+fn cargo_build(root: &Path, folder: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            "guest",
+            "--target",
+            TARGET,
+        ])
+        .args(["--package", "flame", "--package", "xtask", "--bins"])
+        .args(TESTS.iter().flat_map(|test| ["--test", test]))
+        .args(["--message-format", "json-render-diagnostics"])
+        .arg("--target-dir")
+        .arg(folder)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .current_dir(root)
+        .stderr(Stdio::inherit());
+    let output = cargo.output()?;
+    ensure!(output.status.success(), "cargo build failed");
+    let messages = String::from_utf8_lossy(&output.stdout);
+    TESTS
+        .iter()
+        .map(|test| {
+            let file = messages.lines().find_map(|line| test_file(line, test));
+            Ok((
+                *test,
+                file.with_context(|| format!("cargo built no {test}"))?,
+            ))
+        })
+        .collect()
+}
+
+/// The file that one of cargo's messages gives for a test.
+fn test_file(message: &str, test: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let target = &message["target"];
+    let is_it = target["name"] == test && target["kind"][0] == "test";
+    is_it.then(|| Some(message["executable"].as_str()?.into()))?
 }
 
 fn executable(path: &Path, content: &[u8]) -> Result<()> {
