@@ -4,11 +4,14 @@
 //! Base, "Exception Frames"). Usually `.eh_frame_hdr` has a search table; static programs often
 //! lack it, and then `.eh_frame` is read through once.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use gimli::UnwindSection;
-use gimli::{BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, NativeEndian};
+use gimli::{
+    BaseAddresses, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, EndianSlice, NativeEndian,
+};
 
 use super::elf::Image;
 
@@ -73,12 +76,19 @@ fn scan(image: &Image, data: &[u8]) -> Vec<Range<u64>> {
         .unwrap_or(bytes);
     let bases = BaseAddresses::default().set_eh_frame(section.start);
     let eh_frame = eh_frame(image, bytes);
+    // Each once: what thousands of functions share can be megabytes long.
+    let mut cies: HashMap<usize, gimli::Result<CommonInformationEntry<Slice<'_>>>> = HashMap::new();
     let mut entries = eh_frame.entries(&bases);
     while let Ok(Some(entry)) = entries.next() {
         let CieOrFde::Fde(partial) = entry else {
             continue;
         };
-        if let Ok(fde) = partial.parse(EhFrame::cie_from_offset) {
+        let fde = partial.parse(|section, bases, offset| {
+            let cie = cies.entry(offset.0);
+            cie.or_insert_with(|| section.cie_from_offset(bases, offset))
+                .clone()
+        });
+        if let Ok(fde) = fde {
             functions.push(fde.initial_address()..fde.end_address());
         }
         if functions.len() >= FUNCTIONS_MAX {

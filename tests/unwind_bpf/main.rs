@@ -6,11 +6,12 @@
     reason = "a test fails by panicking"
 )]
 
+mod peer;
 mod recorder;
 
 use std::time::Duration;
 
-use flame::profile::unwind::abi::Outcome;
+use flame::profile::unwind::abi::{INTERRUPTED, Outcome};
 use recorder::{Record, Recorder, Workload};
 
 const NO_FRAME_POINTERS: [&str; 3] = ["-O2", "-fomit-frame-pointer", "-pthread"];
@@ -167,6 +168,25 @@ fn after_an_exec_the_old_mappings_are_not_used() {
     }
 }
 
+/// User space may tell what a process had mapped when it has just called exec. If the new image's
+/// first sample took that for its own, all that follow would be walked by the old image's tables.
+#[test]
+fn mappings_told_too_late_are_not_used_after_an_exec() {
+    if !permitted() {
+        return;
+    }
+    let mut workload = Workload::start("deep", &NO_FRAME_POINTERS, "exec");
+    let mut recorder = Recorder::start(&workload, true);
+    workload.exec();
+    recorder.record(Duration::from_millis(50));
+    recorder.tell_again(&workload);
+    let after = recorder.record(Duration::from_millis(500));
+    assert!(after.len() > 50, "{} samples after the exec", after.len());
+    for record in &after {
+        assert_eq!(record.outcome, Outcome::UnknownProcess as u32);
+    }
+}
+
 fn chains(workload: &Workload, chains: &[&[&str]]) {
     let (recorder, records) = record(workload);
     let mut seen = vec![0; chains.len()];
@@ -264,4 +284,78 @@ fn a_frame_costs_less_than_a_microsecond() {
         recorder.memory_bytes()
     );
     assert!(per_run < Duration::from_micros(DEPTH as u64));
+}
+
+/// framehop must find the same chain in the same stack.
+fn agrees_with_framehop(workload: &Workload) {
+    let mut recorder = Recorder::start(workload, true);
+    let records = recorder.record(Duration::from_secs(2));
+    let mut compared = 0;
+    let mut different = Vec::new();
+    for record in &records {
+        let (theirs, error) = recorder.walk_by_peer(record);
+        let ours: Vec<u64> = record
+            .addresses
+            .iter()
+            .map(|address| address & !INTERRUPTED)
+            .collect();
+        compared += 1;
+        if ours != theirs {
+            different.push(format!(
+                "{} {:x?} {:?}\n  {error:?} {theirs:x?}",
+                record.outcome,
+                record.addresses,
+                recorder.names(record)
+            ));
+        }
+    }
+    eprintln!("{} of {compared} stacks differ", different.len());
+    for one in different.iter().take(40) {
+        eprintln!("{one}");
+    }
+    assert!(compared > 100);
+}
+
+#[test]
+fn framehop_finds_the_same_in_libcrypto() {
+    if permitted() {
+        let mut command = std::process::Command::new("openssl");
+        command.args([
+            "speed",
+            "-seconds",
+            "1",
+            "rsa2048",
+            "ecdhp256",
+            "sha256",
+            "aes-256-gcm",
+        ]);
+        agrees_with_framehop(&Workload::of_system(&mut command));
+    }
+}
+
+#[test]
+fn framehop_finds_the_same_in_llvm() {
+    if !permitted() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("many.c");
+    let function = |i: u32| {
+        format!(
+            "int f{i}(int *a, int n) {{ int s = {i}; for (int i = 0; i < n; i++) {{ if (a[i] & 1) s += a[i] * {i}; else s ^= a[i]; }} return s; }}\n"
+        )
+    };
+    std::fs::write(&source, (0..4000).map(function).collect::<String>()).unwrap();
+    let mut command = std::process::Command::new("clang-19");
+    command.args(["-O3", "-c", "-o", "/dev/null"]).arg(&source);
+    agrees_with_framehop(&Workload::of_system(&mut command));
+}
+
+#[test]
+fn framehop_finds_the_same_in_the_deep_workload() {
+    if permitted() {
+        for mode in ["user", "kernel", "thread", "signal"] {
+            agrees_with_framehop(&Workload::start("deep", &NO_FRAME_POINTERS, mode));
+        }
+    }
 }

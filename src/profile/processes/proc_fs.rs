@@ -32,9 +32,13 @@ pub struct MapsLine<'a> {
 }
 
 /// Calls `visit` for every executable mapping of a process.
-pub fn for_each_executable(pid: u32, mut visit: impl FnMut(MapsLine)) -> io::Result<()> {
-    let file = File::open(format!("/proc/{pid}/maps"))?;
-    let mut lines = BufReader::with_capacity(16 << 10, file.take(MAPS_BYTES_MAX));
+pub fn for_each_executable(pid: u32, visit: impl FnMut(MapsLine)) -> io::Result<()> {
+    read_maps(File::open(format!("/proc/{pid}/maps"))?, visit)
+}
+
+/// Calls `visit` for every executable mapping in the text of a `maps` file.
+pub fn read_maps(text: impl Read, mut visit: impl FnMut(MapsLine)) -> io::Result<()> {
+    let mut lines = BufReader::with_capacity(16 << 10, text.take(MAPS_BYTES_MAX));
     let mut line = Vec::with_capacity(256);
     while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(mapping) = parse_executable(&line) {
@@ -146,7 +150,8 @@ pub fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&read_bounded(pid, "stat")?)
 }
 
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+/// Parses the text of a `stat` file.
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     // The name, field 2, may itself hold blanks and parentheses: go on after the last one.
     let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
     let text = std::str::from_utf8(text.get(after_name..)?).ok()?;
@@ -191,7 +196,7 @@ pub fn perf_map_owner(id: u32, pid: u32, thread: u32) -> PerfMapOwner {
 }
 
 /// The innermost `NSpid` and the effective `Uid` of a `status` file.
-fn parse_status(text: &[u8]) -> (Option<u32>, Option<u32>) {
+pub fn parse_status(text: &[u8]) -> (Option<u32>, Option<u32>) {
     let field = |name: &[u8]| {
         let line = text
             .split(|byte| *byte == b'\n')
