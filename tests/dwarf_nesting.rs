@@ -18,12 +18,17 @@ use object::{Object, ObjectSegment, ObjectSymbol};
 fn source(nested: u32) -> String {
     format!(
         r#"
+        .section .debug_line, "", @progbits
+lines:
+        .text
+        .file 1 "main.c"
         .globl main
         .type main, @function
-main:   ret
+main:   .loc 1 1
+        ret
         .size main, 1
         .section .debug_abbrev, "", @progbits
-        .byte 1, 0x11, 1, 0x11, 1, 0x12, 7, 0, 0             # compile_unit: low_pc, high_pc
+        .byte 1, 0x11, 1, 0x11, 1, 0x12, 7, 0x10, 0x17, 0, 0 # compile_unit: low_pc, high_pc, stmt_list
         .byte 2, 0x2e, 1, 3, 8, 0x11, 1, 0x12, 7, 0, 0       # subprogram: name, low_pc, high_pc
         .byte 3, 0x1d, 1, 0, 0                               # inlined_subroutine
         .byte 0
@@ -34,6 +39,7 @@ start:  .short 4
         .byte 8
         .byte 1
         .quad main, 1
+        .long lines
         .byte 2
         .asciz "named_by_dwarf"
         .quad main, 1
