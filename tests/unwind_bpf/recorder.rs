@@ -148,6 +148,9 @@ fn owned_fd(map: Map) -> OwnedFd {
     data.fd().as_fd().try_clone_to_owned().unwrap()
 }
 
+const RECORDS_MIN: usize = 200;
+const RECORDING_MAX: Duration = Duration::from_secs(30);
+
 impl Recorder {
     pub fn start(workload: &Workload, capture: bool) -> Self {
         build_object();
@@ -180,16 +183,24 @@ impl Recorder {
         }
     }
 
+    /// The walks of so long a time; on a busy machine of a longer one, until there are enough.
     pub fn record(&mut self, time: Duration) -> Vec<Record> {
-        let end = Instant::now() + time;
+        let start = Instant::now();
         let mut records = Vec::new();
-        while Instant::now() < end {
+        while start.elapsed() < time
+            || records.len() < RECORDS_MIN && start.elapsed() < RECORDING_MAX
+        {
             std::thread::sleep(Duration::from_millis(20));
             while let Some(record) = self.ring.next() {
                 records.push(Record::parse(&record));
             }
         }
         records
+    }
+
+    /// Drops the walks so far.
+    pub fn skip(&mut self) {
+        while self.ring.next().is_some() {}
     }
 
     /// Tells the kernel side once more what the process had mapped at the start.
