@@ -150,13 +150,13 @@ fn with_eh_frame(content: &[u8]) -> Vec<u8> {
     let sections_at = names_at + NAMES.len() as u64;
     let mut file = Vec::new();
     let halves = |file: &mut Vec<u8>, values: &[u16]| {
-        file.extend(values.iter().flat_map(|v| v.to_le_bytes()))
+        file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
     };
     let words = |file: &mut Vec<u8>, values: &[u32]| {
-        file.extend(values.iter().flat_map(|v| v.to_le_bytes()))
+        file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
     };
     let longs = |file: &mut Vec<u8>, values: &[u64]| {
-        file.extend(values.iter().flat_map(|v| v.to_le_bytes()))
+        file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
     };
     file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
     halves(&mut file, &[2, 62]); // ET_EXEC, EM_X86_64

@@ -59,6 +59,7 @@ pub struct MappingIdentity {
 }
 
 /// The executable mapping of a process that starts at `start` now.
+#[must_use]
 pub fn mapping_at(pid: u32, start: u64) -> Option<MappingIdentity> {
     let mut found = None;
     for_each_executable(pid, |mapping| {
@@ -79,6 +80,7 @@ pub fn mapping_at(pid: u32, start: u64) -> Option<MappingIdentity> {
 }
 
 /// Parses a line of `maps`; `None` unless it is an executable mapping.
+#[must_use]
 pub fn parse_executable(line: &[u8]) -> Option<MapsLine<'_>> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     // START-END PERMS OFFSET MAJOR:MINOR INODE      PATH
@@ -104,6 +106,7 @@ pub fn parse_executable(line: &[u8]) -> Option<MapsLine<'_>> {
 }
 
 /// The path with the kernel's only escape undone: a newline stands as `\012`.
+#[must_use]
 pub fn unescape(path: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -146,11 +149,13 @@ pub struct Stat {
 }
 
 /// Reads `/proc/PID/stat`; `None` when there is no such process.
+#[must_use]
 pub fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&read_bounded(pid, "stat")?)
 }
 
 /// Parses the text of a `stat` file.
+#[must_use]
 pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     // The name, field 2, may itself hold blanks and parentheses: go on after the last one.
     let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
@@ -170,6 +175,7 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
 }
 
 /// A thread of a process that has not ended, after its first one has.
+#[must_use]
 pub fn living_thread(pid: u32) -> Option<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     threads
@@ -181,6 +187,7 @@ pub fn living_thread(pid: u32) -> Option<u32> {
 
 /// Who a process is to a JIT's perf map. Of a process that is gone, only its id is known, and no
 /// map can be believed but root's. `thread` is one of it that still lives.
+#[must_use]
 pub fn perf_map_owner(id: u32, pid: u32, thread: u32) -> PerfMapOwner {
     let status = read_bounded(pid, "status").unwrap_or_default();
     let (ns_pid, uid) = parse_status(&status);
@@ -196,6 +203,7 @@ pub fn perf_map_owner(id: u32, pid: u32, thread: u32) -> PerfMapOwner {
 }
 
 /// The innermost `NSpid` and the effective `Uid` of a `status` file.
+#[must_use]
 pub fn parse_status(text: &[u8]) -> (Option<u32>, Option<u32>) {
     let field = |name: &[u8]| {
         let line = text
@@ -324,10 +332,10 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_text_never_panics(text in prop::collection::vec(any::<u8>(), 0..200)) {
-            parse_executable(&text);
-            parse_stat(&text);
-            parse_status(&text);
-            unescape(&text);
+            let _ = parse_executable(&text);
+            let _ = parse_stat(&text);
+            let _ = parse_status(&text);
+            let _ = unescape(&text);
         }
     }
 }

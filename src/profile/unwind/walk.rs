@@ -221,7 +221,7 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
         if self.fp == Some(0) {
             return Err(Outcome::Rooted);
         }
-        let frame = self.fp.filter(|fp| fp & 7 == 0 && *fp >= self.sp);
+        let frame = self.fp.filter(|fp| fp.is_multiple_of(8) && *fp >= self.sp);
         let read = frame.and_then(|fp| Some((fp, self.read_pair(fp)?)));
         let (fp, [caller_fp, pc]) = read.ok_or_else(|| self.outcome_without_frame())?;
         self.fp = Some(caller_fp);
