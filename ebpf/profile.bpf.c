@@ -212,6 +212,7 @@ static __always_inline bool send_snapshot(const struct sample_context *sample,
 	}
 	snapshot->key = *key;
 	snapshot->time_ns = sample->now;
+	snapshot->start_stack = start_of_stack();
 	snapshot->registers = sample->walk->registers;
 	snapshot->kernel_frames =
 		copy_kernel_stack(sample->ctx, sample->kernel, snapshot->frames) / sizeof(__u64);

@@ -71,7 +71,15 @@ fn profile_structs_agree() {
         structs,
         "stack_snapshot",
         abi::SnapshotHeader,
-        [key, time_ns, kernel_frames, stack_bytes, registers, frames]
+        [
+            key,
+            time_ns,
+            kernel_frames,
+            stack_bytes,
+            start_stack,
+            registers,
+            frames
+        ]
     );
     assert_eq!(snapshot.members["stack"], size_of::<abi::SnapshotHeader>());
 

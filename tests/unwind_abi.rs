@@ -14,7 +14,7 @@ use std::process::Command;
 
 use flame::profile::unwind::abi::{
     CODE_BEFORE, FRAMES_MAX, LINE_WORDS, MAPPINGS_MAX, MappingEntry, Outcome, PAGE_BITS_MAX,
-    ProcessEntry, Rule, TABLES_MAX, TableHeader, cfa, fp, mapping_kind,
+    ProcessEntry, Rule, START_BYTES, TABLES_MAX, TableHeader, cfa, fp, mapping_kind,
 };
 
 /// Evaluates C expressions with the header in scope.
@@ -90,6 +90,7 @@ fn both_sides_agree() {
         ("UNWIND_LINE_WORDS", LINE_WORDS as u64),
         ("UNWIND_PAGE_BITS_MAX", PAGE_BITS_MAX.into()),
         ("UNWIND_CODE_BEFORE", CODE_BEFORE as u64),
+        ("UNWIND_START_BYTES", START_BYTES),
         ("UNWIND_CFA_NONE", cfa::NONE.into()),
         ("UNWIND_CFA_SP", cfa::SP.into()),
         ("UNWIND_CFA_FP", cfa::FP.into()),
@@ -148,6 +149,10 @@ fn both_sides_agree() {
         (
             "__builtin_offsetof(struct unwind_process, run)",
             offset_of!(ProcessEntry, run) as u64,
+        ),
+        (
+            "__builtin_offsetof(struct unwind_process, vdso)",
+            offset_of!(ProcessEntry, vdso) as u64,
         ),
         ("sizeof(struct unwind_table_header)", LINE_WORDS as u64 * 4),
         ("sizeof(struct unwind_rule)", 16),

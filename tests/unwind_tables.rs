@@ -15,8 +15,8 @@ use flame::profile::unwind::abi::{Rule, cfa, fp};
 use flame::profile::unwind::elf::ElfLayout;
 use flame::profile::unwind::table::Table;
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, LittleEndian, RegisterRule, UnwindContext,
-    UnwindSection, UnwindTableRow, X86_64,
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, RegisterRule,
+    UnwindContext, UnwindSection, UnwindTableRow, X86_64,
 };
 use object::{Object, ObjectSection, ObjectSegment};
 
@@ -163,6 +163,49 @@ fn compare(path: &str) {
         unsupported < 50,
         "{unsupported} of 10000 addresses unsupported"
     );
+    let (rows, unsupported) = compare_all_rows(&table, &frame, &bases, &code);
+    eprintln!("  {unsupported} of {rows} rows unsupported");
+    assert!(rows > 100 && unsupported * 200 < rows);
+}
+
+/// Compares the first and the last address of every row of every function. Gives the rows, and
+/// those that the walk does not support.
+fn compare_all_rows(
+    table: &Table,
+    frame: &EhFrame<EndianSlice<LittleEndian>>,
+    bases: &BaseAddresses,
+    code: &[(u64, u64)],
+) -> (u64, u64) {
+    let (mut count, mut unsupported) = (0, 0);
+    let mut context = UnwindContext::new();
+    let mut entries = frame.entries(bases);
+    while let Some(entry) = entries.next().unwrap() {
+        let CieOrFde::Fde(partial) = entry else {
+            continue;
+        };
+        let fde = partial.parse(EhFrame::cie_from_offset).unwrap();
+        let start = fde.initial_address();
+        if !code
+            .iter()
+            .any(|(at, size)| (*at..at + size).contains(&start))
+        {
+            continue;
+        }
+        let mut rows = fde.rows(frame, bases, &mut context).unwrap();
+        while let Some(row) = rows.next_row().unwrap() {
+            let (first, behind) = (row.start_address(), row.end_address());
+            if first >= behind {
+                continue;
+            }
+            count += 1;
+            let signal = fde.is_signal_trampoline();
+            agree(table.find_rule(first), Some((row, signal)), first);
+            let last = behind - 1;
+            let supported = agree(table.find_rule(last), Some((row, signal)), last);
+            unsupported += u64::from(!supported);
+        }
+    }
+    (count, unsupported)
 }
 
 #[test]

@@ -105,6 +105,86 @@ fn a_stripped_static_program() {
     assert!(costliest.1 >= 6, "{}", recorded.folded);
 }
 
+/// musl is built without call frame information, and its functions use the frame pointer's register
+/// as they like: the walk ends in the one that called `main`.
+#[test]
+fn a_static_musl_program() {
+    if !can_sample_with("a_static_musl_program", &["musl-gcc"]) {
+        return;
+    }
+    let _turn = sampling_turn();
+    let program = without_frame_pointers("three_functions.c", &["-static"]).compiler("musl-gcc");
+    let recorded = of_command(&program, "2");
+    let costly = recorded.folded.count_frame("costly");
+    let calls = ["libc_start_main_stage2", "main", "work", "costly"];
+    let whole = recorded.folded.count(|line| line.called()[1..] == calls);
+    assert!(
+        costly > 20 && whole * 100 >= costly * 99,
+        "{whole} of {costly}\n{}",
+        recorded.folded
+    );
+    // In musl's own functions, such as clock_gettime, the walk is lost.
+    assert_rooted(&recorded, 95.0);
+}
+
+/// Go's compiler keeps frame pointers; its call frame information goes with the symbols.
+#[test]
+fn a_goroutine_with_and_without_call_frame_information() {
+    let name = "a_goroutine_with_and_without_call_frame_information";
+    if !can_sample_with(name, &["go"]) {
+        return;
+    }
+    let _turn = sampling_turn();
+    let program = Workload::new("goroutine.go");
+    let recorded = of_command(&program, "2");
+    let costly = recorded.folded.count_frame("main.costly");
+    let calls = ["runtime.goexit", "main.worker", "main.work", "main.costly"];
+    let whole = recorded.folded.count(|line| line.called()[1..] == calls);
+    assert!(
+        costly > 50 && whole * 100 >= costly * 99,
+        "{whole} of {costly}\n{}",
+        recorded.folded
+    );
+    assert_rooted(&recorded, 95.0);
+
+    // Without names: the goroutine's four functions. The runtime's own stacks keep none.
+    let recorded = of_command(&program.flags(&["-ldflags=-s -w"]), "2");
+    assert_rooted(&recorded, 95.0);
+    let total = recorded.folded.total();
+    let whole = recorded
+        .folded
+        .count(|line| line.called().len() == 1 + calls.len());
+    assert!(
+        whole * 100 >= total * 90,
+        "{whole} of {total}\n{}",
+        recorded.folded
+    );
+}
+
+/// Code without call frame information ends the stack, in the kernel and in copied stacks alike.
+#[test]
+fn frame_pointers_can_be_ruled_out() {
+    if !can_sample("frame_pointers_can_be_ruled_out") {
+        return;
+    }
+    let _turn = sampling_turn();
+    let program = without_frame_pointers("jit_callback.c", &[]).build();
+    let recorded = FlameRun::new()
+        .args(["--unwind", "dwarf", "--"])
+        .args([program.as_os_str(), "1".as_ref()])
+        .run();
+    let called = recorded.folded.count_frame("callback");
+    let through = recorded.folded.count(|line| {
+        let has = |name: &str| line.frames.iter().any(|frame| frame == name);
+        has("call_made") && has("callback")
+    });
+    assert!(
+        called > 20 && through == 0,
+        "{through} of {called}\n{}",
+        recorded.folded
+    );
+}
+
 #[test]
 fn system_calls_keep_their_user_callers() {
     if !can_sample("system_calls_keep_their_user_callers") {

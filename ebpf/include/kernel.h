@@ -15,8 +15,15 @@ struct signal_struct {
 	atomic_t live;
 } __core;
 
+/* arch/x86/include/asm/mmu.h */
+typedef struct {
+	void *vdso;
+} __core mm_context_t;
+
 struct mm_struct {
 	unsigned long task_size;
+	unsigned long start_stack;
+	mm_context_t context;
 } __core;
 
 struct task_struct {

@@ -82,6 +82,8 @@ struct stack_snapshot {
 	__u64 time_ns;
 	__u32 kernel_frames;
 	__u32 stack_bytes;
+	/* mm_struct::start_stack */
+	__u64 start_stack;
 	struct pt_regs registers;
 	__u64 frames[MAX_FRAMES];
 	unsigned char stack[SNAPSHOT_STACK_PAGES * 4096];

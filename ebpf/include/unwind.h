@@ -139,6 +139,22 @@ find_rule(struct unwind_state *st, void *table, __u64 elf_address)
 
 /* ---- the mappings ---- */
 
+/* Whether a run that no sample has used yet describes the task's image. User space may learn of an
+ * exec later than the new image's first sample comes. Where addresses are not randomized, it would
+ * have to be that quick: both images have their vDSO at the same place. */
+static __always_inline bool is_of_this_image(struct task_struct *task,
+					     const struct unwind_process *process)
+{
+	struct mm_struct *mm = NULL;
+	__u64 vdso = 0;
+
+	if (!process->vdso)
+		return true;
+	core_read(&mm, &task->mm);
+	core_read(&vdso, &mm->context.vdso);
+	return process->vdso == vdso;
+}
+
 /* Finds the process's run of mappings. A child that has not called exec since its fork has its
  * parent's, until user space gets round to it. */
 static __always_inline bool find_process(struct unwind_state *st)
@@ -160,6 +176,8 @@ static __always_inline bool find_process(struct unwind_state *st)
 			return false;
 	}
 	if (!process->exec_id_known) {
+		if (!is_of_this_image(task, process))
+			return false;
 		process->exec_id = exec_id;
 		process->exec_id_known = 1;
 	}
@@ -276,6 +294,27 @@ static __always_inline int words_above_return(struct unwind_state *st)
 	return -1;
 }
 
+/* Where the kernel put the program's arguments, below which its stack begins; 0 if not known. */
+static __always_inline __u64 start_of_stack(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct mm_struct *mm = NULL;
+	__u64 start_stack = 0;
+
+	core_read(&mm, &task->mm);
+	core_read(&start_stack, &mm->start_stack);
+	return start_stack;
+}
+
+/* Neither call frame information nor a frame pointer leads on. What calls `main` in musl has
+ * neither, and nobody called it but the program's first instructions. */
+static __always_inline int stop_without_frame(struct unwind_state *st)
+{
+	if (!st->exact && start_of_stack() - st->sp <= UNWIND_START_BYTES)
+		return stop(st, UNWIND_ROOTED);
+	return stop(st, UNWIND_BAD_FRAME_POINTER);
+}
+
 /* A step by frame pointer: the caller's is at *fp, the return address above it. */
 static __always_inline int step_by_frame_pointer(struct unwind_state *st)
 {
@@ -295,13 +334,12 @@ static __always_inline int step_by_frame_pointer(struct unwind_state *st)
 	if (!unwind_by_frame_pointers)
 		return stop(st, UNWIND_NO_CFI);
 	if (!st->fp_known)
-		return stop(st, UNWIND_BAD_FRAME_POINTER);
+		return stop_without_frame(st);
 	if (!st->fp) /* The psABI's mark of the outermost frame. */
 		return stop(st, UNWIND_ROOTED);
-	if (st->fp & 7 || st->fp < st->sp)
-		return stop(st, UNWIND_BAD_FRAME_POINTER);
-	if (bpf_probe_read_user(frame, sizeof(frame), (void *)st->fp))
-		return stop(st, UNWIND_BAD_FRAME_POINTER);
+	if (st->fp & 7 || st->fp < st->sp ||
+	    bpf_probe_read_user(frame, sizeof(frame), (void *)st->fp))
+		return stop_without_frame(st);
 	st->sp = st->fp + 16;
 	st->fp = frame[0];
 	st->exact = 0;

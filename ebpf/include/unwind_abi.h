@@ -35,6 +35,10 @@
 /* Bytes of code before pc that tell a linkage stub's instructions apart. */
 #define UNWIND_CODE_BEFORE 6
 
+/* A program's first frames, below what the kernel put on its stack, take no more than so many bytes
+ * until `main` is called. */
+#define UNWIND_START_BYTES 64
+
 struct unwind_line {
 	__u32 words[UNWIND_LINE_WORDS];
 };
@@ -125,13 +129,15 @@ struct unwind_mapping {
 struct unwind_process {
 	__u32 first;
 	__u32 count;
-	/* task_struct::self_exec_id of the image the run describes; the first sample fills it in.
-	 * An exec changes it, and then the run is not used. */
+	/* task_struct::self_exec_id of the image the run describes; the first sample of that image
+	 * fills it in. An exec changes it, and then the run is not used. */
 	__u32 exec_id;
 	__u32 exec_id_known;
 	/* The run's serial number: no two runs ever share one. */
 	__u32 run;
 	__u32 reserved;
+	/* Where the image has its vDSO, 0 if that is not known: an exec puts it at another place. */
+	__u64 vdso;
 };
 
 /* A rule that was looked up before, by address and run. */

@@ -114,6 +114,8 @@ pub struct SnapshotHeader {
     pub kernel_frames: u32,
     /// Bytes of user stack that follow, from the stack pointer upwards.
     pub stack_bytes: u32,
+    /// Where the program's arguments begin on its stack.
+    pub start_stack: u64,
     /// User registers, `struct pt_regs`.
     pub registers: Registers,
     /// The kernel stack, leaf first.

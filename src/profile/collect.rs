@@ -254,6 +254,7 @@ fn parse_snapshot(record: &[u8]) -> Option<Snapshot> {
             image: image_of(&header.key),
             time_ns: header.time_ns,
             registers: header.registers,
+            start_stack: header.start_stack,
             bytes: stack.get(..header.stack_bytes as usize)?.into(),
         },
     })

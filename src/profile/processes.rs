@@ -6,7 +6,7 @@
 
 mod by_address;
 mod image;
-pub(crate) mod proc_fs;
+pub mod proc_fs;
 mod timeline;
 
 use std::collections::{HashMap, HashSet};

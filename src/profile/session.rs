@@ -22,6 +22,7 @@ use super::signals::{self, Signals};
 use super::unwind::abi::KNOWN_RULES_PER_CPU;
 use super::unwind::live::Unwinder;
 use super::unwind::maps::UnwindMaps;
+use super::unwind::walk::WithoutCfi;
 use super::{cgroup, cpus, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
@@ -359,7 +360,11 @@ fn load_sampling(
                     &bpf.map_fd("unwind_mappings")?,
                 )?;
                 let wanted = targets.map(|pids| pids.iter().copied().collect());
-                return Ok((WITH_CFI, Some(Unwinder::new(maps, wanted))));
+                let without_cfi = match config.unwind {
+                    Unwind::Dwarf => WithoutCfi::Stop,
+                    Unwind::Auto | Unwind::Fp => WithoutCfi::FramePointers,
+                };
+                return Ok((WITH_CFI, Some(Unwinder::new(maps, wanted, without_cfi))));
             }
             Err(error) if config.unwind == Unwind::Auto => tracing::warn!(
                 "this kernel cannot walk stacks by .eh_frame (that needs 5.15), frame pointers \

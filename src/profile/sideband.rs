@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use anyhow::Context;
 use perf_event_open_sys::{bindings, perf_event_open};
 
-pub use record::{Mmap, Record, parse};
+pub use record::{Mmap, Record, parse, parse_all};
 use ring::Ring;
 
 use crate::error::Error;

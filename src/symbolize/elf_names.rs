@@ -16,6 +16,7 @@ use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer};
 use crate::profile::model::{Frame, FrameKind};
 
 use super::debug_files::{self, DebugFile};
+use super::dwarf_nesting;
 use super::elf::Image;
 use super::functions::Functions;
 use super::modules::Module;
@@ -38,6 +39,14 @@ pub struct ElfNames {
     functions: Functions,
     debug: Option<DebugFile>,
     inline: bool,
+    dwarf: Option<DwarfIn>,
+}
+
+/// Which file's DWARF is read: one's, not both's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DwarfIn {
+    Module,
+    DebugFile,
 }
 
 /// One place where blazesym looks names up.
@@ -73,6 +82,16 @@ impl ElfNames {
         } else {
             debug_files::find(module, &image, debug_dirs)
         };
+        let debug_parts = debug.as_ref().map(|debug| (&debug.file, &debug.image));
+        let dwarf = if !inline {
+            None
+        } else if may_read_dwarf(&file, &image) {
+            Some(DwarfIn::Module)
+        } else {
+            debug_parts
+                .filter(|(file, image)| may_read_dwarf(file, image))
+                .map(|_| DwarfIn::DebugFile)
+        };
         let functions = Functions::default();
         Ok(Self {
             path: module.path.clone(),
@@ -81,6 +100,7 @@ impl ElfNames {
             functions,
             debug,
             inline,
+            dwarf,
         })
     }
 
@@ -132,12 +152,12 @@ impl ElfNames {
         };
         let debug = self.debug.as_ref().map(|debug| (&debug.file, &debug.image));
         let own = (&self.file, &self.image);
-        if self.inline {
-            // The file's own DWARF or that of its debug file, not both.
-            let mut with_dwarf = [Some(own), debug].into_iter().flatten();
-            if let Some((file, _)) = with_dwarf.find(|(file, image)| may_read_dwarf(file, image)) {
-                add(file, true);
-            }
+        let with_dwarf = self.dwarf.and_then(|dwarf| match dwarf {
+            DwarfIn::Module => Some(own),
+            DwarfIn::DebugFile => debug,
+        });
+        if let Some((file, _)) = with_dwarf {
+            add(file, true);
         }
         let tables = if self.image.has_symtab {
             [Some(own), debug]
@@ -153,15 +173,18 @@ impl ElfNames {
     }
 }
 
-/// Whether blazesym may read a file's DWARF. It trusts two things a user's file may lie about:
-/// how far a compressed section unpacks, and the files that the file refers to, which it opens
-/// whatever they are. Only files of root and of the user we run as get that trust.
+/// Whether blazesym may read a file's DWARF. It trusts three things a user's file may lie about:
+/// how far a compressed section unpacks, the files that the file refers to, which it opens
+/// whatever they are, and how deep inlined functions nest. Only files of root and of the user we
+/// run as get that trust.
 fn may_read_dwarf(file: &StableFile, image: &Image) -> bool {
     // We follow debug links ourselves, and blazesym would follow them again and fail.
     let follows_links = image.has_links && image.debug_link.is_some();
     image.has_dwarf
         && !follows_links
-        && (file.trusted() || !(image.has_compressed || image.has_links))
+        && (file.trusted()
+            || !(image.has_compressed || image.has_links)
+                && dwarf_nesting::is_bearable(file.data()))
 }
 
 fn may_read_symbols(file: &StableFile, image: &Image) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod debug_files;
 mod driver;
+mod dwarf_nesting;
 pub mod elf;
 pub mod elf_names;
 pub mod functions;

@@ -315,6 +315,13 @@ impl Modules {
         id
     }
 
+    /// Whether a module is a vDSO.
+    #[must_use]
+    pub fn is_vdso(&self, id: ModuleId) -> bool {
+        let module = self.get(id);
+        module.device_inode == (0, 0) && module.path.as_os_str() == "[vdso]"
+    }
+
     /// A region of the kernel's making without a file, such as `[vsyscall]`.
     pub fn special(&mut self, name: &'static str) -> ModuleId {
         if let Some(id) = self.special.get(name) {

@@ -3,7 +3,6 @@
 //! The format is the kernel's `tools/perf/Documentation/jit-interface.txt`: a line per function,
 //! start and size in hexadecimal, the rest of the line is the name.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -56,11 +55,12 @@ impl PerfMapOwner {
     }
 }
 
-/// One pass that keeps names of the addresses asked for only, so a huge map costs no memory.
-fn read_names(file: File, addresses: &[u64]) -> io::Result<Vec<Option<Rc<str>>>> {
+/// Names of sorted, unique `addresses` from the text of a map. One pass that keeps names of the
+/// addresses asked for only, so a huge map costs no memory.
+pub fn read_names(map: impl Read, addresses: &[u64]) -> io::Result<Vec<Option<Rc<str>>>> {
     let mut names = vec![None; addresses.len()];
     let mut matches_left = MATCHES_MAX;
-    let mut reader = BufReader::with_capacity(1 << 18, file.take(MAP_BYTES_MAX));
+    let mut reader = BufReader::with_capacity(1 << 18, map.take(MAP_BYTES_MAX));
     let mut line = Vec::new();
     loop {
         line.clear();

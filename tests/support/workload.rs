@@ -29,6 +29,7 @@ impl Workload {
             Some("c") => ("gcc", [&["-O1", "-g", "-pthread"], FRAME_POINTERS].concat()),
             Some("cpp") => ("g++", [&["-O2", "-g"], FRAME_POINTERS].concat()),
             Some("rs") => ("rustc", RUST_FLAGS.to_vec()),
+            Some("go") => ("go", vec!["build"]),
             _ => panic!("no compiler for {file}"),
         };
         let flags = flags.into_iter().map(String::from).collect();
@@ -42,6 +43,12 @@ impl Workload {
     /// Adds compiler flags after the usual ones, so that they win.
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Has another compiler do it, with the same flags.
+    pub fn compiler(mut self, compiler: &'static str) -> Self {
+        self.compiler = compiler;
         self
     }
 
@@ -62,9 +69,11 @@ impl Workload {
         succeed(
             Command::new(self.compiler)
                 .args(&self.flags)
-                .arg(&self.source)
                 .arg("-o")
-                .arg(&fresh),
+                .arg(&fresh)
+                .arg(&self.source)
+                // Go's compiler wants a place for what it has compiled; others do not look at it.
+                .env("GOCACHE", target_folder().join("go-cache")),
         );
         fs::rename(&fresh, &program).expect("moving the program to its place");
         program

@@ -6,14 +6,17 @@
     reason = "a test fails by panicking"
 )]
 
+mod peer;
 mod recorder;
 
+use std::process::Command;
 use std::time::Duration;
 
-use flame::profile::unwind::abi::Outcome;
+use flame::profile::unwind::abi::{INTERRUPTED, Outcome};
 use recorder::{Record, Recorder, Workload};
 
-const NO_FRAME_POINTERS: [&str; 3] = ["-O2", "-fomit-frame-pointer", "-pthread"];
+/// Bound at once: while the dynamic linker looks a function up, its frame hangs on a register.
+const NO_FRAME_POINTERS: [&str; 4] = ["-O2", "-fomit-frame-pointer", "-pthread", "-Wl,-z,now"];
 
 /// Loading BPF needs root; say so and pass without, but never in CI.
 fn permitted() -> bool {
@@ -167,6 +170,25 @@ fn after_an_exec_the_old_mappings_are_not_used() {
     }
 }
 
+/// User space may tell what a process had mapped when it has just called exec. If the new image's
+/// first sample took that for its own, all that follow would be walked by the old image's tables.
+#[test]
+fn mappings_told_too_late_are_not_used_after_an_exec() {
+    if !permitted() {
+        return;
+    }
+    let mut workload = Workload::start("deep", &NO_FRAME_POINTERS, "exec");
+    let mut recorder = Recorder::start(&workload, true);
+    workload.exec();
+    recorder.tell_again(&workload);
+    recorder.skip();
+    let after = recorder.record(Duration::from_millis(500));
+    assert!(after.len() > 50, "{} samples after the exec", after.len());
+    for record in &after {
+        assert_eq!(record.outcome, Outcome::UnknownProcess as u32);
+    }
+}
+
 fn chains(workload: &Workload, chains: &[&[&str]]) {
     let (recorder, records) = record(workload);
     let mut seen = vec![0; chains.len()];
@@ -255,8 +277,8 @@ fn a_frame_costs_less_than_a_microsecond() {
         return;
     }
     let workload = Workload::start("deep", &NO_FRAME_POINTERS, "user");
-    let mut recorder = Recorder::start(&workload, false);
-    recorder.record(Duration::from_secs(1));
+    let recorder = Recorder::start(&workload, false);
+    std::thread::sleep(Duration::from_secs(1));
     let (time, runs) = recorder.run_time();
     let per_run = time / runs.max(1) as u32;
     eprintln!(
@@ -264,4 +286,74 @@ fn a_frame_costs_less_than_a_microsecond() {
         recorder.memory_bytes()
     );
     assert!(per_run < Duration::from_micros(DEPTH as u64));
+}
+
+/// framehop must find the same chain in the same stack, up to the first signal frame: it does not
+/// evaluate expressions that read memory, and the C library describes its signal frames by these.
+fn agrees_with_framehop(workload: &Workload) {
+    let mut recorder = Recorder::start(workload, true);
+    let records = recorder.record(Duration::from_secs(2));
+    let mut different = Vec::new();
+    for record in &records {
+        let (theirs, error) = recorder.walk_by_peer(record);
+        let interrupted = record.addresses.iter().position(|at| at & INTERRUPTED != 0);
+        let comparable = interrupted.unwrap_or(record.addresses.len());
+        let same_end = error.is_some() == interrupted.is_some();
+        if theirs != record.addresses[..comparable] || !same_end {
+            let names = recorder.names(record);
+            different.push(format!(
+                "{} {:x?} {names:?}, framehop: {error:?} {theirs:x?}",
+                record.outcome, record.addresses
+            ));
+        }
+    }
+    eprintln!("{} of {} stacks differ", different.len(), records.len());
+    assert!(records.len() > 100, "{} samples", records.len());
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn framehop_finds_the_same_in_libc_and_a_deep_stack() {
+    if permitted() {
+        for mode in ["user", "kernel", "thread", "signal"] {
+            agrees_with_framehop(&Workload::start("deep", &NO_FRAME_POINTERS, mode));
+        }
+    }
+}
+
+#[test]
+fn framehop_finds_the_same_in_libcrypto() {
+    if permitted() {
+        let mut command = Command::new("openssl");
+        command.args([
+            "speed",
+            "-seconds",
+            "5",
+            "rsa2048",
+            "ecdhp256",
+            "sha256",
+            "aes-256-cbc",
+        ]);
+        agrees_with_framehop(&Workload::of_system(&mut command));
+    }
+}
+
+#[test]
+fn framehop_finds_the_same_in_llvm() {
+    if !permitted() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("many.c");
+    let function = |i: u32| {
+        format!(
+            "int f{i}(int *a, int n) {{ int s = {i}; for (int i = 0; i < n; i++) \
+             if (a[i] & 1) s += a[i] * {i}; else s ^= a[i]; return s; }}\n"
+        )
+    };
+    let text: String = (0..4000).map(function).collect();
+    std::fs::write(&source, text).unwrap();
+    let mut command = Command::new("clang-19");
+    command.args(["-O3", "-c", "-o", "/dev/null"]).arg(&source);
+    agrees_with_framehop(&Workload::of_system(&mut command));
 }

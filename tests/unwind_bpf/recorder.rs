@@ -15,15 +15,19 @@ use flame::profile::unwind::elf::ElfLayout;
 use flame::profile::unwind::maps::{Mapping, TableId, UnwindMaps};
 use flame::profile::unwind::table::Table;
 use flame::profile::unwind::vdso;
-use flame::profile::unwind::walk::{Captured, Registers, Walk, unwind_user};
+use flame::profile::unwind::walk::{
+    AddressSpace, Captured, Registers, Walk, WithoutCfi, unwind_user,
+};
 use object::{Object, ObjectSymbol, SymbolKind};
 use perf_event_open_sys as perf;
+
+use crate::peer::Peer;
 
 /// A program under test; killed at the end.
 pub struct Workload {
     pub pid: u32,
     child: Child,
-    _output: BufReader<ChildStdout>,
+    output: Option<BufReader<ChildStdout>>,
 }
 
 impl Workload {
@@ -50,8 +54,33 @@ impl Workload {
         Self {
             pid: child.id(),
             child,
-            _output: output,
+            output: Some(output),
         }
+    }
+
+    /// Starts a program of the system, and waits until it has mapped its libraries.
+    pub fn of_system(command: &mut Command) -> Self {
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        std::thread::sleep(Duration::from_millis(300));
+        Self {
+            pid: child.id(),
+            child,
+            output: None,
+        }
+    }
+
+    /// Has the workload called `exec` go on, until the new program says that it is ready.
+    pub fn exec(&mut self) {
+        let pid = rustix::process::Pid::from_raw(self.pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        let mut line = String::new();
+        let output = self.output.as_mut().expect("a workload of ours");
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
     }
 }
 
@@ -92,6 +121,8 @@ pub struct Recorder {
 struct Process {
     tables: HashMap<u32, Table>,
     mappings: Vec<MappingEntry>,
+    vdso: u64,
+    peer: Peer,
     symbols: Vec<(u64, u64, String)>,
 }
 
@@ -117,6 +148,9 @@ fn owned_fd(map: Map) -> OwnedFd {
     data.fd().as_fd().try_clone_to_owned().unwrap()
 }
 
+const RECORDS_MIN: usize = 200;
+const RECORDING_MAX: Duration = Duration::from_secs(30);
+
 impl Recorder {
     pub fn start(workload: &Workload, capture: bool) -> Self {
         build_object();
@@ -134,7 +168,7 @@ impl Recorder {
         let mappings = owned_fd(ebpf.take_map("unwind_mappings").unwrap());
         let mut maps = UnwindMaps::new(tables, processes, &mappings).unwrap();
         let process = Process::load(&mut maps, workload.pid);
-        maps.set_process(workload.pid, process.mappings.clone())
+        maps.set_process(workload.pid, process.mappings.clone(), process.vdso)
             .unwrap();
         let ring = RingBuf::try_from(ebpf.take_map("records").unwrap()).unwrap();
         let events = (0..std::thread::available_parallelism().unwrap().get())
@@ -149,16 +183,32 @@ impl Recorder {
         }
     }
 
+    /// The walks of so long a time; on a busy machine of a longer one, until there are enough.
     pub fn record(&mut self, time: Duration) -> Vec<Record> {
-        let end = Instant::now() + time;
+        let start = Instant::now();
         let mut records = Vec::new();
-        while Instant::now() < end {
+        while start.elapsed() < time
+            || records.len() < RECORDS_MIN && start.elapsed() < RECORDING_MAX
+        {
             std::thread::sleep(Duration::from_millis(20));
             while let Some(record) = self.ring.next() {
                 records.push(Record::parse(&record));
             }
         }
         records
+    }
+
+    /// Drops the walks so far.
+    pub fn skip(&mut self) {
+        while self.ring.next().is_some() {}
+    }
+
+    /// Tells the kernel side once more what the process had mapped at the start.
+    pub fn tell_again(&mut self, workload: &Workload) {
+        let Process { mappings, vdso, .. } = &self.process;
+        self.maps
+            .set_process(workload.pid, mappings.clone(), *vdso)
+            .unwrap();
     }
 
     /// Runs the user-space model over what the kernel side walked over.
@@ -169,9 +219,26 @@ impl Recorder {
             (code_start, record.code.as_slice()),
         ];
         let stack = Captured { parts: &parts };
-        unwind_user(&record.registers, &stack, &self.process.mappings, |table| {
+        let process = AddressSpace {
+            mappings: &self.process.mappings,
+            start_stack: 0,
+            without_cfi: WithoutCfi::FramePointers,
+        };
+        unwind_user(&record.registers, &stack, &process, |table| {
             self.process.tables.get(&table)
         })
+    }
+
+    /// Runs framehop over the same.
+    pub fn walk_by_peer(&self, record: &Record) -> (Vec<u64>, Option<framehop::Error>) {
+        let registers = &record.registers;
+        let word = |address: u64| {
+            let at = usize::try_from(address.checked_sub(record.stack_start)?).ok()?;
+            let bytes = record.stack.get(at..at.checked_add(8)?)?;
+            Some(u64::from_le_bytes(bytes.try_into().unwrap()))
+        };
+        let start = (registers[16], registers[19], registers[4]);
+        self.process.peer.walk(start, word)
     }
 
     /// Time spent in the program and its runs; zero unless `kernel.bpf_stats_enabled`.
@@ -304,6 +371,9 @@ impl Process {
                 file_offset: hex(fields[2]),
             };
             let path = fields.get(5).copied().unwrap_or_default().to_owned();
+            if path == "[vdso]" {
+                process.vdso = mapping.start;
+            }
             let module = modules.entry(path.clone()).or_insert_with(|| {
                 let bytes = if path == "[vdso]" {
                     vdso::read().unwrap()
@@ -334,6 +404,7 @@ impl Process {
         let layout = ElfLayout::read(bytes).ok()?;
         let bias = layout.bias(mapping.start, mapping.end, mapping.file_offset)?;
         let object = object::File::parse(bytes).unwrap();
+        self.peer.add(&object, mapping.start..mapping.end, bias);
         for symbol in object.symbols().chain(object.dynamic_symbols()) {
             if symbol.kind() == SymbolKind::Text && symbol.size() > 0 {
                 let start = symbol.address().wrapping_add(bias);

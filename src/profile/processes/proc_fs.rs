@@ -32,9 +32,13 @@ pub struct MapsLine<'a> {
 }
 
 /// Calls `visit` for every executable mapping of a process.
-pub fn for_each_executable(pid: u32, mut visit: impl FnMut(MapsLine)) -> io::Result<()> {
-    let file = File::open(format!("/proc/{pid}/maps"))?;
-    let mut lines = BufReader::with_capacity(16 << 10, file.take(MAPS_BYTES_MAX));
+pub fn for_each_executable(pid: u32, visit: impl FnMut(MapsLine)) -> io::Result<()> {
+    read_maps(File::open(format!("/proc/{pid}/maps"))?, visit)
+}
+
+/// Calls `visit` for every executable mapping in the text of a `maps` file.
+pub fn read_maps(text: impl Read, mut visit: impl FnMut(MapsLine)) -> io::Result<()> {
+    let mut lines = BufReader::with_capacity(16 << 10, text.take(MAPS_BYTES_MAX));
     let mut line = Vec::with_capacity(256);
     while lines.read_until(b'\n', &mut line)? > 0 {
         if let Some(mapping) = parse_executable(&line) {
@@ -55,6 +59,7 @@ pub struct MappingIdentity {
 }
 
 /// The executable mapping of a process that starts at `start` now.
+#[must_use]
 pub fn mapping_at(pid: u32, start: u64) -> Option<MappingIdentity> {
     let mut found = None;
     for_each_executable(pid, |mapping| {
@@ -75,6 +80,7 @@ pub fn mapping_at(pid: u32, start: u64) -> Option<MappingIdentity> {
 }
 
 /// Parses a line of `maps`; `None` unless it is an executable mapping.
+#[must_use]
 pub fn parse_executable(line: &[u8]) -> Option<MapsLine<'_>> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     // START-END PERMS OFFSET MAJOR:MINOR INODE      PATH
@@ -100,6 +106,7 @@ pub fn parse_executable(line: &[u8]) -> Option<MapsLine<'_>> {
 }
 
 /// The path with the kernel's only escape undone: a newline stands as `\012`.
+#[must_use]
 pub fn unescape(path: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -142,11 +149,14 @@ pub struct Stat {
 }
 
 /// Reads `/proc/PID/stat`; `None` when there is no such process.
+#[must_use]
 pub fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&read_bounded(pid, "stat")?)
 }
 
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+/// Parses the text of a `stat` file.
+#[must_use]
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     // The name, field 2, may itself hold blanks and parentheses: go on after the last one.
     let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
     let text = std::str::from_utf8(text.get(after_name..)?).ok()?;
@@ -165,6 +175,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 }
 
 /// A thread of a process that has not ended, after its first one has.
+#[must_use]
 pub fn living_thread(pid: u32) -> Option<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     threads
@@ -176,6 +187,7 @@ pub fn living_thread(pid: u32) -> Option<u32> {
 
 /// Who a process is to a JIT's perf map. Of a process that is gone, only its id is known, and no
 /// map can be believed but root's. `thread` is one of it that still lives.
+#[must_use]
 pub fn perf_map_owner(id: u32, pid: u32, thread: u32) -> PerfMapOwner {
     let status = read_bounded(pid, "status").unwrap_or_default();
     let (ns_pid, uid) = parse_status(&status);
@@ -191,7 +203,8 @@ pub fn perf_map_owner(id: u32, pid: u32, thread: u32) -> PerfMapOwner {
 }
 
 /// The innermost `NSpid` and the effective `Uid` of a `status` file.
-fn parse_status(text: &[u8]) -> (Option<u32>, Option<u32>) {
+#[must_use]
+pub fn parse_status(text: &[u8]) -> (Option<u32>, Option<u32>) {
     let field = |name: &[u8]| {
         let line = text
             .split(|byte| *byte == b'\n')
@@ -319,10 +332,10 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_text_never_panics(text in prop::collection::vec(any::<u8>(), 0..200)) {
-            parse_executable(&text);
-            parse_stat(&text);
-            parse_status(&text);
-            unescape(&text);
+            let _ = parse_executable(&text);
+            let _ = parse_stat(&text);
+            let _ = parse_status(&text);
+            let _ = unescape(&text);
         }
     }
 }

@@ -176,7 +176,8 @@ fn parse_mmap2(mut body: Reader, misc: u32, time_ns: u64) -> Option<Record> {
 
 /// Parses back-to-back records into `records`. Returns whether it had to stop at a header that
 /// makes no sense.
-pub(super) fn parse_all(mut bytes: &[u8], records: &mut Vec<Record>) -> bool {
+#[must_use]
+pub fn parse_all(mut bytes: &[u8], records: &mut Vec<Record>) -> bool {
     while !bytes.is_empty() {
         let size = bytes
             .get(6..HEADER_BYTES)
@@ -331,7 +332,7 @@ mod tests {
         #[test]
         fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&bytes);
-            parse_all(&bytes, &mut Vec::new());
+            let _ = parse_all(&bytes, &mut Vec::new());
         }
 
         #[test]

@@ -18,6 +18,8 @@ pub const LINE_WORDS: usize = 16;
 pub const PAGE_BITS_MAX: u32 = 16;
 /// Bytes of code before pc that tell a linkage stub's instructions apart.
 pub const CODE_BEFORE: usize = 6;
+/// A program's first frames take no more bytes than so many until `main` is called.
+pub const START_BYTES: u64 = 64;
 /// Changes whenever the meaning of a table's words does.
 pub const TABLE_VERSION: u32 = 1;
 
@@ -203,8 +205,10 @@ pub struct ProcessEntry {
     pub exec_id_known: u32,
     /// The run's serial number.
     pub run: u32,
-    /// Makes the size explicit.
+    /// Makes the next field's place explicit.
     pub reserved: u32,
+    /// Where the image has its vDSO, 0 if that is not known.
+    pub vdso: u64,
 }
 
 /// How a walk ended.

@@ -13,7 +13,9 @@ use super::cache::Cache;
 use super::elf::ElfLayout;
 use super::maps::{Mapping, TableId, UnwindMaps};
 use super::table::Table;
-use super::walk::{Captured, Registers, STACK_POINTER, Walk, unwind_user};
+use super::walk::{
+    AddressSpace, Captured, Registers, STACK_POINTER, Walk, WithoutCfi, unwind_user,
+};
 use crate::profile::processes::{Processes, Stretch};
 use crate::profile::raw::ImageKey;
 use crate::symbolize::modules::{ModuleId, Modules};
@@ -33,6 +35,8 @@ pub struct CopiedStack {
     pub time_ns: u64,
     /// The registers then.
     pub registers: Registers,
+    /// Where the program's arguments begin on its stack.
+    pub start_stack: u64,
     /// The memory from the stack pointer upwards.
     pub bytes: Box<[u8]>,
 }
@@ -47,6 +51,7 @@ pub struct Unwinder {
     by_table: HashMap<u32, ModuleId>,
     /// The processes whose stacks are wanted; all when `None`.
     wanted: Option<HashSet<u32>>,
+    without_cfi: WithoutCfi,
     /// Modules whose table found no room, processes whose mappings did not.
     unplaced: u64,
 }
@@ -64,7 +69,7 @@ impl Unwinder {
     /// Takes over the kernel side's maps. Without a usable cache folder tables are built anew
     /// each time.
     #[must_use]
-    pub fn new(maps: UnwindMaps, wanted: Option<HashSet<u32>>) -> Self {
+    pub fn new(maps: UnwindMaps, wanted: Option<HashSet<u32>>, without_cfi: WithoutCfi) -> Self {
         let cache = Cache::open()
             .inspect_err(|error| tracing::info!("unwind tables are not kept: {error:#}"))
             .ok();
@@ -74,6 +79,7 @@ impl Unwinder {
             modules: HashMap::new(),
             by_table: HashMap::new(),
             wanted,
+            without_cfi,
             unplaced: 0,
         }
     }
@@ -121,7 +127,13 @@ impl Unwinder {
                 self.maps.remove_process(*pid)?;
                 continue;
             };
-            if let Err(error) = self.maps.set_process(*pid, self.entries(layout)) {
+            let vdso = layout.iter().find(|stretch| {
+                stretch
+                    .file
+                    .is_some_and(|(module, _)| modules.is_vdso(module))
+            });
+            let vdso = vdso.map_or(0, |stretch| stretch.start);
+            if let Err(error) = self.maps.set_process(*pid, self.entries(layout), vdso) {
                 tracing::debug!(pid, "no unwind mappings: {error:#}");
                 self.unplaced += 1;
             }
@@ -219,7 +231,12 @@ impl Unwinder {
         let entries = self.entries(&processes.layout(copied.image, copied.time_ns));
         let parts = [(copied.registers[STACK_POINTER], &*copied.bytes)];
         let memory = Captured { parts: &parts };
-        unwind_user(&copied.registers, &memory, &entries, |table| {
+        let process = AddressSpace {
+            mappings: &entries,
+            start_stack: copied.start_stack,
+            without_cfi: self.without_cfi,
+        };
+        unwind_user(&copied.registers, &memory, &process, |table| {
             self.local(table, modules)
         })
     }

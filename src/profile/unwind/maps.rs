@@ -138,7 +138,14 @@ impl UnwindMaps {
 
     /// Makes these the process's executable mappings. Walks see the old ones or the new ones,
     /// never a mixture. Processes with the same mappings (forked workers) share the memory.
-    pub fn set_process(&mut self, tgid: u32, mut mappings: Vec<MappingEntry>) -> Result<()> {
+    /// `vdso` is where the process has it, 0 if that is not known: an exec in the meantime shows
+    /// by it.
+    pub fn set_process(
+        &mut self,
+        tgid: u32,
+        mut mappings: Vec<MappingEntry>,
+        vdso: u64,
+    ) -> Result<()> {
         mappings.sort_unstable_by_key(|mapping| mapping.start);
         let count = mappings.len() as u32;
         let run = self.runs.add(mappings, |first, entries| {
@@ -149,6 +156,7 @@ impl UnwindMaps {
             first,
             count,
             run: serial,
+            vdso,
             ..ProcessEntry::default()
         };
         if let Err(error) = raw_map::update(self.processes.as_fd(), tgid, &entry) {

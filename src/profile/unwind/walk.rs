@@ -5,7 +5,8 @@
 //! be tested and fuzzed where a debugger reaches.
 
 use super::abi::{
-    CODE_BEFORE, FRAMES_MAX, INTERRUPTED, MappingEntry, Outcome, Rule, cfa, fp, mapping_kind,
+    CODE_BEFORE, FRAMES_MAX, INTERRUPTED, MappingEntry, Outcome, Rule, START_BYTES, cfa, fp,
+    mapping_kind,
 };
 use super::table::Table;
 
@@ -64,12 +65,32 @@ pub struct Walk {
     pub outcome: Outcome,
 }
 
-/// Walks from the given registers. `mappings` are sorted by address; `table` finds the table of
-/// a mapping.
+/// What is done where no call frame information covers the code
+/// (`unwind_by_frame_pointers` of the kernel side).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutCfi {
+    /// Frame pointers lead on.
+    FramePointers,
+    /// The stack ends there, unless the code itself tells where its return address is.
+    Stop,
+}
+
+/// What is known of the process that is walked.
+#[derive(Debug, Clone, Copy)]
+pub struct AddressSpace<'a> {
+    /// Its executable mappings, sorted by address.
+    pub mappings: &'a [MappingEntry],
+    /// Where the program's arguments begin on its stack, 0 if that is not known.
+    pub start_stack: u64,
+    /// What to do where no call frame information covers the code.
+    pub without_cfi: WithoutCfi,
+}
+
+/// Walks from the given registers; `table` finds the table of a mapping.
 pub fn unwind_user<'t, M: Memory + ?Sized>(
     registers: &Registers,
     memory: &M,
-    mappings: &[MappingEntry],
+    process: &AddressSpace<'_>,
     table: impl Fn(u32) -> Option<&'t Table>,
 ) -> Walk {
     let pc = registers[pt_regs::IP];
@@ -82,9 +103,10 @@ pub fn unwind_user<'t, M: Memory + ?Sized>(
         through_fp: false,
         addresses: vec![pc],
         memory,
+        process,
     };
     for _ in 0..FRAMES_MAX {
-        if let Err(outcome) = walker.step(mappings, &table) {
+        if let Err(outcome) = walker.step(&table) {
             return Walk {
                 addresses: walker.addresses,
                 outcome,
@@ -106,19 +128,16 @@ struct Walker<'a, M: ?Sized> {
     through_fp: bool,
     addresses: Vec<u64>,
     memory: &'a M,
+    process: &'a AddressSpace<'a>,
 }
 
 /// Goes on, or ends with an outcome.
 type Step = Result<(), Outcome>;
 
 impl<M: Memory + ?Sized> Walker<'_, M> {
-    fn step<'t>(
-        &mut self,
-        mappings: &[MappingEntry],
-        table: &impl Fn(u32) -> Option<&'t Table>,
-    ) -> Step {
+    fn step<'t>(&mut self, table: &impl Fn(u32) -> Option<&'t Table>) -> Step {
         let lookup_pc = self.pc.wrapping_sub(u64::from(!self.exact));
-        let Some(mapping) = find_mapping(mappings, lookup_pc) else {
+        let Some(mapping) = find_mapping(self.process.mappings, lookup_pc) else {
             if self.through_fp {
                 self.addresses.pop();
                 return Err(Outcome::BadFramePointer);
@@ -196,17 +215,26 @@ impl<M: Memory + ?Sized> Walker<'_, M> {
             self.exact = false;
             return self.enter_caller(pc, return_at.wrapping_add(8));
         }
-        let fp = self.fp.ok_or(Outcome::BadFramePointer)?;
-        if fp == 0 {
+        if self.process.without_cfi == WithoutCfi::Stop {
+            return Err(Outcome::NoCfi);
+        }
+        if self.fp == Some(0) {
             return Err(Outcome::Rooted);
         }
-        if fp & 7 != 0 || fp < self.sp {
-            return Err(Outcome::BadFramePointer);
-        }
-        let [caller_fp, pc] = self.read_pair(fp).ok_or(Outcome::BadFramePointer)?;
+        let frame = self.fp.filter(|fp| fp.is_multiple_of(8) && *fp >= self.sp);
+        let read = frame.and_then(|fp| Some((fp, self.read_pair(fp)?)));
+        let (fp, [caller_fp, pc]) = read.ok_or_else(|| self.outcome_without_frame())?;
         self.fp = Some(caller_fp);
         self.exact = false;
         self.enter_caller(pc, fp.wrapping_add(16))
+    }
+
+    fn outcome_without_frame(&self) -> Outcome {
+        let left = self.process.start_stack.wrapping_sub(self.sp);
+        if !self.exact && left <= START_BYTES {
+            return Outcome::Rooted;
+        }
+        Outcome::BadFramePointer
     }
 
     fn step_over_signal(&mut self) -> Step {
@@ -303,4 +331,78 @@ fn find_mapping(mappings: &[MappingEntry], address: u64) -> Option<&MappingEntry
     let next = mappings.partition_point(|mapping| mapping.start <= address);
     let mapping = mappings.get(next.checked_sub(1)?)?;
     (address < mapping.end).then_some(mapping)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_code_is_crossed_by_frame_pointers_unless_these_are_ruled_out() {
+        let code = MappingEntry {
+            start: 0x1000,
+            end: 0x2000,
+            kind: mapping_kind::FRAME_POINTERS,
+            ..MappingEntry::default()
+        };
+        // Two frames: the caller's frame pointer, the return address.
+        let words: [u64; 4] = [0x7010, 0x1200, 0, 0x1300];
+        let stack: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        let nops = [0x90; 16];
+        let parts = [(0x7000, stack.as_slice()), (0x1100 - 8, &nops[..])];
+        let mut registers = [0; 21];
+        registers[pt_regs::IP] = 0x1100;
+        registers[pt_regs::SP] = 0x7000;
+        registers[pt_regs::BP] = 0x7000;
+        let walk = |without_cfi| {
+            let memory = Captured { parts: &parts };
+            let process = AddressSpace {
+                mappings: &[code],
+                start_stack: 0,
+                without_cfi,
+            };
+            unwind_user(&registers, &memory, &process, |_| None)
+        };
+        let crossed = walk(WithoutCfi::FramePointers);
+        assert_eq!(crossed.addresses, [0x1100, 0x1200, 0x1300]);
+        assert_eq!(crossed.outcome, Outcome::Rooted);
+        let stopped = walk(WithoutCfi::Stop);
+        assert_eq!(stopped.addresses, [0x1100]);
+        assert_eq!(stopped.outcome, Outcome::NoCfi);
+    }
+
+    /// As in musl's start of a program: no call frame information, any value in the frame pointer.
+    #[test]
+    fn what_stands_right_below_the_arguments_is_the_outermost_frame() {
+        let code = MappingEntry {
+            start: 0x1000,
+            end: 0x2000,
+            kind: mapping_kind::FRAME_POINTERS,
+            ..MappingEntry::default()
+        };
+        let stack: Vec<u8> = [3, 0x1200_u64]
+            .into_iter()
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let nops = [0x90; 16];
+        let parts = [(0x7000, stack.as_slice()), (0x1100 - 8, &nops[..])];
+        let mut registers = [0; 21];
+        registers[pt_regs::IP] = 0x1100;
+        registers[pt_regs::SP] = 0x7000;
+        registers[pt_regs::BP] = 0x7000;
+        let outcome = |start_stack| {
+            let process = AddressSpace {
+                mappings: &[code],
+                start_stack,
+                without_cfi: WithoutCfi::FramePointers,
+            };
+            let memory = Captured { parts: &parts };
+            let walk = unwind_user(&registers, &memory, &process, |_| None);
+            assert_eq!(walk.addresses, [0x1100, 0x1200]);
+            walk.outcome
+        };
+        assert_eq!(outcome(0x7010 + START_BYTES), Outcome::Rooted);
+        assert_eq!(outcome(0x7018 + START_BYTES), Outcome::BadFramePointer);
+        assert_eq!(outcome(0), Outcome::BadFramePointer);
+    }
 }
