@@ -27,7 +27,7 @@ fn a_tool_is_an_object_a_sample_and_a_page() {
         let name = row.name;
         for path in [
             format!("ebpf/{name}.bpf.c"),
-            format!("src/tools/{name}.rs"),
+            format!("src/tools/{}.rs", name.replace('-', "_")),
             format!("samples/{name}.txt"),
             format!("docs/{name}.md"),
         ] {

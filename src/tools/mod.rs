@@ -32,6 +32,11 @@ pub mod tcp;
 mod tcplife;
 mod tcpretrans;
 mod vfslat;
+mod zfs;
+mod zfs_arc;
+mod zfs_metaslab;
+mod zfs_txg;
+mod zfs_zio;
 
 use std::os::fd::BorrowedFd;
 
@@ -80,6 +85,10 @@ pub static TOOLS: &[&ToolRow] = &[
     &tcpretrans::ROW,
     &kmalloc::ROW,
     &pagealloc::ROW,
+    &zfs_arc::ROW,
+    &zfs_zio::ROW,
+    &zfs_txg::ROW,
+    &zfs_metaslab::ROW,
 ];
 
 /// The tool of this name.
@@ -108,8 +117,8 @@ pub trait Tool {
     /// What it does when no interval is given.
     fn rhythm(&self) -> Rhythm;
 
-    /// Its loaded object.
-    fn bpf(&self) -> &Bpf;
+    /// Its loaded object; none where the kernel itself keeps the counts.
+    fn bpf(&self) -> Option<&Bpf>;
 
     /// The hooks it is attached to.
     fn hooks(&self) -> &[HookUse];
