@@ -178,7 +178,11 @@ fn is_nameless_kernel(frame: &str) -> bool {
     frame.ends_with("_[k]") && (frame.starts_with("[unknown]") || frame.starts_with("0x"))
 }
 
-fn succeeded(outcome: &Outcome) -> Result<()> {
+/// The check's script ended with status 0.
+///
+/// # Errors
+/// When it did not; with its last words.
+pub fn succeeded(outcome: &Outcome) -> Result<()> {
     let status = outcome.status;
     let said = || {
         let lines: Vec<_> = outcome

@@ -28,7 +28,7 @@ for check in /checks/*.sh; do
 	mkdir /tmp/check
 	cd /tmp/check
 	# A check that hangs must not take the results of the others with it.
-	timeout 60 sh "$check" >/run/stdout 2>/run/stderr
+	timeout 180 sh "$check" >/run/stdout 2>/run/stderr
 	status=$?
 	cd /
 	rm -r /tmp/check
