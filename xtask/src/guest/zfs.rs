@@ -47,8 +47,12 @@ const BUILD_PACKAGES: &[&str] = &[
     "zfsutils-linux",
 ];
 
+/// Packages of which some files are wanted, and nothing that they depend on: the modules' sources,
+/// and zinject.
+const ALONE: &[&str] = &["zfs-dkms", "zfs-test"];
+
 /// The programs that a guest gets, with the libraries that they load.
-const PROGRAMS: &[&str] = &["usr/sbin/zpool", "usr/sbin/zfs"];
+const PROGRAMS: &[&str] = &["usr/sbin/zpool", "usr/sbin/zfs", "usr/sbin/zinject"];
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
@@ -146,8 +150,10 @@ fn download(guest: &Path, packages: &Path, release: &str, mirror: Option<&str>) 
     let mut wanted = BUILD_PACKAGES.to_vec();
     wanted.push(&headers);
     suite.download_with_dependencies(&wanted, packages)?;
-    // The sources alone: what it depends on would build them another way.
-    suite.download("zfs-dkms", packages)
+    for package in ALONE {
+        suite.download(package, packages)?;
+    }
+    Ok(())
 }
 
 /// Unpacks all packages into `tree`, which appears only when it is complete.

@@ -11,6 +11,9 @@ use super::super::report::Outcome;
 /// Records that each load reads, of 128 KiB.
 const RECORDS: u64 = 64;
 
+/// What `delay.sh` adds to each read of the disk, less a tick of the kernel's clock.
+const DELAY_US: u64 = 40_000 - 4_000;
+
 /// The pool's kstat begins before `spa_sync` and ends after it; between lie a lock and a sum over
 /// the disks, and the host may take the CPU away.
 const TXG_TOLERANCE_NS: u64 = 50_000_000;
@@ -47,6 +50,12 @@ pub const CHECKS: &[Check] = &[
         title: "`zfs-zio` against a count by ftrace",
         script: include_str!("zio.sh"),
         judge: every_zio_is_counted,
+    },
+    Check {
+        name: "zfs-zio-delayed",
+        title: "`zfs-zio`, each read of the disk delayed by 40 ms",
+        script: include_str!("delay.sh"),
+        judge: reads_take_their_delay,
     },
     Check {
         name: "zfs-metaslab",
@@ -245,7 +254,7 @@ fn every_zio_is_counted(outcome: &Outcome) -> Result<String> {
         cells.push(format!("{created} {name}"));
     }
     let least = RECORDS;
-    for name in ["read", "write", "free"] {
+    for name in ["read", "write"] {
         let created = number(find(types, &[("type", name)])?, "created")?;
         ensure!(
             created >= least,
@@ -253,6 +262,37 @@ fn every_zio_is_counted(outcome: &Outcome) -> Result<String> {
         );
     }
     Ok(format!("{}: all created and done", cells.join(", ")))
+}
+
+fn reads_take_their_delay(outcome: &Outcome) -> Result<String> {
+    succeeded(outcome)?;
+    let report = report(outcome, "json")?;
+    let reads = find(rows(&report, "histograms")?, &[("type", "read")])?;
+    let (p50_us, max_us) = (number(reads, "p50")?, number(reads, "max")?);
+    let (mut delayed, mut at_once) = (0, 0);
+    for row in rows(reads, "rows")? {
+        let is_delayed = number(row, "high")? >= DELAY_US;
+        let part = if is_delayed {
+            &mut delayed
+        } else {
+            &mut at_once
+        };
+        *part += number(row, "count")?;
+    }
+    // A record is read by a ZIO and by its child on the disk; a tiny block is in the pointer.
+    ensure!(
+        delayed >= 32 && at_once <= 2,
+        "of the reads of 16 records {delayed} were delayed, {at_once} not"
+    );
+    ensure!(
+        p50_us < 3 * DELAY_US,
+        "half of the reads took more than {p50_us} us"
+    );
+    Ok(format!(
+        "{delayed} reads, half within {:.1} ms, the longest {:.1} ms",
+        p50_us as f64 / 1e3,
+        max_us as f64 / 1e3
+    ))
 }
 
 fn every_allocation_is_counted(outcome: &Outcome) -> Result<String> {
