@@ -8,6 +8,7 @@ use std::path::Path;
 use flame::tools::histogram::Histogram;
 use flame::tools::kernel_side::{Losses, ReportKey, Tally};
 use flame::tools::tcp::TcpEvent;
+use flame::tools::zfs_txg::TxgEvent;
 use flame::tools::{TOOLS, command};
 
 mod btf;
@@ -81,6 +82,12 @@ fn keys_counts_and_events_agree() {
         ]
     );
     assert_same_layout!(of("biolatency"), "histogram", Histogram, [sum, max, slots]);
+    assert_same_layout!(
+        of("zfs-txg"),
+        "txg_event",
+        TxgEvent,
+        [duration_ns, txg, spa, pool]
+    );
     for tool in ["tcplife", "tcpretrans"] {
         assert_same_layout!(
             of(tool),

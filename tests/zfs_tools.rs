@@ -7,16 +7,24 @@
 use std::path::Path;
 use std::process::Command;
 
+use flame::bpf::{Bpf, Hook, Settings};
 use flame::tools::TOOLS;
+
+fn is_privileged() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "CI must run these tests as root"
+    );
+    eprintln!("skipped: needs root");
+    false
+}
 
 #[test]
 fn without_zfs_they_exit_3_and_say_so() {
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI must run these tests as root"
-        );
-        eprintln!("skipped: needs root");
+    if !is_privileged() {
         return;
     }
     if Path::new("/sys/module/zfs").exists() {
@@ -52,4 +60,20 @@ fn without_zfs_they_exit_3_and_say_so() {
         seen += 1;
     }
     assert_eq!(seen, 4);
+}
+
+/// OpenZFS has `metaslab_alloc_range` or has not: the program then goes to another function. Where
+/// the kernel permits no kprobe at all, that must be what the second attempt says, too.
+#[test]
+fn a_program_can_be_tried_on_a_second_function() {
+    if !is_privileged() {
+        return;
+    }
+    let mut bpf = Bpf::load("zfs-metaslab", &Settings::default()).unwrap();
+    let mut attach = |function| bpf.attach("alloc", Hook::Kprobe(function));
+    assert!(attach("no_such_function_at_all").is_err());
+    if let Err(error) = attach("vfs_read") {
+        let causes = format!("{error:#}");
+        assert!(!causes.contains("already loaded"), "{causes}");
+    }
 }

@@ -35,7 +35,7 @@ mod vfslat;
 mod zfs;
 mod zfs_arc;
 mod zfs_metaslab;
-mod zfs_txg;
+pub mod zfs_txg;
 mod zfs_zio;
 
 use std::os::fd::BorrowedFd;
