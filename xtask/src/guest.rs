@@ -24,7 +24,7 @@ use checks::{CHECKS, Check};
 use initramfs::Programs;
 use kernels::{KERNELS, Kernel};
 use machine::Machine;
-use report::Outcome;
+use report::{Outcome, Report};
 use zfs::Zfs;
 
 /// Options of `cargo xtask guest`.
@@ -153,17 +153,7 @@ fn run_one(
         "modules do not load: {}",
         report.failed_modules.join(", ")
     );
-    let mut cells = Vec::new();
-    for (number, check) in checks.iter().enumerate() {
-        let name = format!("{number:02}-{}", check.name);
-        let outcome = report.outcomes.remove(&name).unwrap_or_default();
-        let cell = keep(&outcome, &run, &name).and_then(|()| (check.judge)(&outcome));
-        if let Err(error) = &cell {
-            eprintln!("{}: {} FAILED: {error:#}", kernel.version, check.name);
-            eprintln!("  all of its output: {}", run.join(&name).display());
-        }
-        cells.push(cell);
-    }
+    let cells = judge(kernel, checks, &mut report, &run);
     eprintln!(
         "{}: {:.1} s, of which {:.1} s by the guest's clock",
         kernel.version,
@@ -175,6 +165,27 @@ fn run_one(
         took,
         cells,
     })
+}
+
+/// Looks at what the checks printed, and keeps it in the folder `run`.
+fn judge(
+    kernel: &Kernel,
+    checks: &[&Check],
+    report: &mut Report,
+    run: &Path,
+) -> Vec<Result<String>> {
+    let mut cells = Vec::new();
+    for (number, check) in checks.iter().enumerate() {
+        let name = format!("{number:02}-{}", check.name);
+        let outcome = report.outcomes.remove(&name).unwrap_or_default();
+        let cell = keep(&outcome, run, &name).and_then(|()| (check.judge)(&outcome));
+        if let Err(error) = &cell {
+            eprintln!("{}: {} FAILED: {error:#}", kernel.version, check.name);
+            eprintln!("  all of its output: {}", run.join(&name).display());
+        }
+        cells.push(cell);
+    }
+    cells
 }
 
 /// Leaves a check's whole output on disk: a verifier's log is long.

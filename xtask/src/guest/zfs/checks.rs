@@ -319,3 +319,107 @@ fn every_allocation_is_counted(outcome: &Outcome) -> Result<String> {
     );
     Ok(format!("{allocated} allocations, {failed} failed"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(stdout: &str) -> Outcome {
+        Outcome {
+            stdout: stdout.to_owned(),
+            stderr: String::new(),
+            status: Some(0),
+        }
+    }
+
+    #[test]
+    fn an_access_too_many_or_of_another_class_is_seen() {
+        let mut text = String::new();
+        for class in [
+            "demand_data",
+            "demand_metadata",
+            "prefetch_data",
+            "prefetch_metadata",
+        ] {
+            for result in OUTCOMES {
+                let is_read = class == "demand_data" && result != "iohits";
+                let after = if is_read { 164 } else { 100 };
+                text +=
+                    &format!("before {class}_{result} 4 100\nafter {class}_{result} 4 {after}\n");
+            }
+        }
+        let row = r#""class": "demand data", "hits": 64, "iohits": 0, "misses": 64"#;
+        text += &format!("json {{\"losses\": {{}}, \"rows\": [{{\"comm\": \"dd\", {row}}}]}}\n");
+        text += &format!("cgroup {{\"losses\": {{}}, \"classes\": [{{{row}}}]}}\n");
+        let judged = arc_is_the_kstats(&outcome(&text)).unwrap();
+        assert!(judged.starts_with("all 128 accesses"), "{judged}");
+
+        let too_many = text.replace("\"hits\": 64", "\"hits\": 65");
+        assert!(arc_is_the_kstats(&outcome(&too_many)).is_err());
+        let prefetched = text.replace("\"demand data\"", "\"prefetch data\"");
+        assert!(arc_is_the_kstats(&outcome(&prefetched)).is_err());
+        let lost = text.replacen("\"losses\": {}", "\"losses\": {\"ring_full\": 1}", 1);
+        assert!(arc_is_the_kstats(&outcome(&lost)).is_err());
+    }
+
+    #[test]
+    fn a_sync_that_is_missing_or_longer_than_the_kstats_is_seen() {
+        let mut text = String::new();
+        for txg in 4..10 {
+            text += &format!("json {{\"pool\": \"tank\", \"txg\": {txg}, \"sync_ns\": 900}}\n");
+            text += &format!("kstat {txg} 7 C 0 0 0 0 0 1 2 3 1000\n");
+        }
+        text += "kstat 10 7 O 0 0 0 0 0 0 0 0 0\n";
+        text += "json {\"losses\": {}, \"histograms\": [{\"pool\": \"tank\", \"count\": 6}]}\n";
+        let judged = syncs_are_the_kstats(&outcome(&text)).unwrap();
+        assert_eq!(judged, "6 groups, within 0.0 ms");
+
+        let longer = text.replacen("\"sync_ns\": 900", "\"sync_ns\": 1001", 1);
+        assert!(syncs_are_the_kstats(&outcome(&longer)).is_err());
+        let missing = text.replace(
+            "json {\"pool\": \"tank\", \"txg\": 6, \"sync_ns\": 900}\n",
+            "",
+        );
+        assert!(syncs_are_the_kstats(&outcome(&missing)).is_err());
+    }
+
+    #[test]
+    fn a_zio_or_an_allocation_that_is_missing_is_seen() {
+        let types = r#"{"type": "null", "created": 9, "done": 5},
+            {"type": "read", "created": 70, "done": 70},
+            {"type": "write", "created": 80, "done": 80}"#
+            .replace('\n', "");
+        let text = format!(
+            "create 0 9\ncreate 1 70\ncreate 2 80\njson {{\"losses\": {{}}, \"types\": [{types}]}}\n"
+        );
+        assert!(every_zio_is_counted(&outcome(&text)).is_ok());
+        for wrong in ["create 1 71", "create 5 1\ncreate 1 70"] {
+            assert!(every_zio_is_counted(&outcome(&text.replace("create 1 70", wrong))).is_err());
+        }
+        let under_way = text.replace("\"done\": 80", "\"done\": 79");
+        assert!(every_zio_is_counted(&outcome(&under_way)).is_err());
+
+        let text = "alloc 0 256\nalloc 52 1\njson {\"losses\": {}, \"histograms\": [\
+                    {\"result\": \"allocated\", \"count\": 256}, \
+                    {\"result\": \"failed\", \"count\": 1}]}\n";
+        let judged = every_allocation_is_counted(&outcome(text)).unwrap();
+        assert_eq!(judged, "256 allocations, 1 failed");
+        for wrong in ["alloc 0 257", "alloc 0 256\nalloc 28 1"] {
+            let text = text.replace("alloc 0 256", wrong);
+            assert!(every_allocation_is_counted(&outcome(&text)).is_err());
+        }
+    }
+
+    #[test]
+    fn reads_that_took_no_delay_are_seen() {
+        let report = |below: u64| {
+            format!(
+                "json {{\"losses\": {{}}, \"histograms\": [{{\"type\": \"read\", \"p50\": 44000, \
+                 \"max\": 60000, \"rows\": [{{\"high\": 511, \"count\": {below}}}, \
+                 {{\"high\": 65535, \"count\": 34}}]}}]}}\n"
+            )
+        };
+        assert!(reads_take_their_delay(&outcome(&report(1))).is_ok());
+        assert!(reads_take_their_delay(&outcome(&report(20))).is_err());
+    }
+}
