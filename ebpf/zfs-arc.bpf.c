@@ -77,7 +77,8 @@ static __always_inline int count_access(const struct pt_regs *regs, enum outcome
 		key.id |= METADATA;
 	if (per_command)
 		bpf_get_current_comm(key.comm, sizeof(key.comm));
-	add_to_tally(&key, outcome == HIT, outcome == IOHIT, outcome == MISS);
+	/* Hits are what remains. */
+	add_to_tally(&key, 1, outcome == IOHIT, outcome == MISS);
 	return 0;
 }
 

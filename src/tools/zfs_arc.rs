@@ -115,8 +115,55 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     )))
 }
 
-/// Accesses by outcome: `count` are hits, `amount` I/O hits, `extra` misses.
-type Classes = [Tally; CLASSES.len()];
+/// Accesses by outcome.
+#[derive(Debug, Clone, Copy, Default)]
+struct Accesses {
+    hits: u64,
+    iohits: u64,
+    misses: u64,
+}
+
+/// By the index of [`CLASSES`].
+type Classes = [Accesses; CLASSES.len()];
+
+impl Accesses {
+    /// As the kernel side counts: all, I/O hits, misses.
+    fn of(tally: &Tally) -> Self {
+        Self {
+            hits: tally.count.saturating_sub(tally.amount + tally.extra),
+            iohits: tally.amount,
+            misses: tally.extra,
+        }
+    }
+
+    /// The counters are sums over CPUs that move on meanwhile, so one may seem to go back.
+    fn since(self, before: Self) -> Self {
+        Self {
+            hits: self.hits.saturating_sub(before.hits),
+            iohits: self.iohits.saturating_sub(before.iohits),
+            misses: self.misses.saturating_sub(before.misses),
+        }
+    }
+
+    fn all(self) -> u64 {
+        self.hits + self.iohits + self.misses
+    }
+
+    fn hit_percent(self) -> f64 {
+        match self.all() {
+            0 => 0.0,
+            all => 100.0 * self.hits as f64 / all as f64,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Accesses {
+    fn add_assign(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.iohits += other.iohits;
+        self.misses += other.misses;
+    }
+}
 
 /// The kstat's counters, reported as differences.
 struct Totals {
@@ -155,12 +202,7 @@ impl Tool for Totals {
     fn collect(&mut self) -> Result<()> {
         let now = read_kstat()?;
         for ((gathered, now), seen) in self.gathered.iter_mut().zip(now).zip(self.seen) {
-            // The counters are sums over CPUs that move on meanwhile.
-            *gathered += Tally {
-                count: now.count.saturating_sub(seen.count),
-                amount: now.amount.saturating_sub(seen.amount),
-                extra: now.extra.saturating_sub(seen.extra),
-            };
+            *gathered += now.since(seen);
         }
         self.seen = now;
         Ok(())
@@ -187,9 +229,9 @@ fn parse_kstat(text: &str) -> Classes {
         for (class, (_, prefix)) in classes.iter_mut().zip(CLASSES) {
             let outcome = name.strip_prefix(prefix);
             let counter = match outcome {
-                Some("_hits") => &mut class.count,
-                Some("_iohits") => &mut class.amount,
-                Some("_misses") => &mut class.extra,
+                Some("_hits") => &mut class.hits,
+                Some("_iohits") => &mut class.iohits,
+                Some("_misses") => &mut class.misses,
                 _ => continue,
             };
             *counter = value.parse().unwrap_or(0);
@@ -202,45 +244,34 @@ fn by_class(tallies: &[(ReportKey, Tally)]) -> Classes {
     let mut classes = Classes::default();
     for (key, tally) in tallies {
         if let Some(class) = classes.get_mut(key.id as usize) {
-            *class += *tally;
+            *class += Accesses::of(tally);
         }
     }
     classes
 }
 
-fn accesses(tally: &Tally) -> u64 {
-    tally.count + tally.amount + tally.extra
-}
-
-fn hit_percent(tally: &Tally) -> f64 {
-    match accesses(tally) {
-        0 => 0.0,
-        accesses => 100.0 * tally.count as f64 / accesses as f64,
-    }
-}
-
 const TITLES: &str = "       HITS     IOHITS     MISSES    HIT%";
 
-fn numbers(tally: &Tally) -> String {
+fn numbers(accesses: Accesses) -> String {
     format!(
         " {:>10} {:>10} {:>10} {:>6.2}%",
-        tally.count,
-        tally.amount,
-        tally.extra,
-        hit_percent(tally)
+        accesses.hits,
+        accesses.iohits,
+        accesses.misses,
+        accesses.hit_percent()
     )
 }
 
-fn json_row(labels: &[(&str, &str)], tally: &Tally) -> Map<String, Value> {
+fn json_row(labels: &[(&str, &str)], accesses: Accesses) -> Map<String, Value> {
     let labels = labels
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).into()));
     let mut row: Map<String, Value> = labels.collect();
     row.extend([
-        ("hits".to_owned(), tally.count.into()),
-        ("iohits".to_owned(), tally.amount.into()),
-        ("misses".to_owned(), tally.extra.into()),
-        ("hit_percent".to_owned(), json!(hit_percent(tally))),
+        ("hits".to_owned(), accesses.hits.into()),
+        ("iohits".to_owned(), accesses.iohits.into()),
+        ("misses".to_owned(), accesses.misses.into()),
+        ("hit_percent".to_owned(), json!(accesses.hit_percent())),
     ]);
     row
 }
@@ -248,30 +279,31 @@ fn json_row(labels: &[(&str, &str)], tally: &Tally) -> Map<String, Value> {
 fn classes_report(classes: &Classes) -> Report {
     let mut text = format!("{:<17} {TITLES}\n", "CLASS");
     let mut rows = Vec::new();
-    let mut all = Tally::default();
-    for (tally, (class, _)) in classes.iter().zip(CLASSES) {
-        let _ = writeln!(text, "{class:<17}{}", numbers(tally));
-        rows.push(Value::Object(json_row(&[("class", class)], tally)));
-        all += *tally;
+    let mut all = Accesses::default();
+    for (accesses, (class, _)) in classes.iter().zip(CLASSES) {
+        let _ = writeln!(text, "{class:<17}{}", numbers(*accesses));
+        rows.push(Value::Object(json_row(&[("class", class)], *accesses)));
+        all += *accesses;
     }
-    let _ = writeln!(text, "{:<17}{}", "all", numbers(&all));
-    let mut json = json_row(&[], &all);
+    let _ = writeln!(text, "{:<17}{}", "all", numbers(all));
+    let mut json = json_row(&[], all);
     json.insert("classes".to_owned(), rows.into());
     Report { text, json }
 }
 
 fn commands_report(tallies: &[(ReportKey, Tally)], top: usize) -> Report {
     let mut tallies = tallies.to_vec();
-    tallies.sort_by_key(|(key, tally)| (std::cmp::Reverse(accesses(tally)), key.comm, key.id));
+    tallies.sort_by_key(|(key, tally)| (std::cmp::Reverse(tally.count), key.comm, key.id));
     tallies.truncate(top);
     let mut text = format!("{:<16} {:<17} {TITLES}\n", "COMM", "CLASS");
     let mut rows = Vec::new();
     for (key, tally) in &tallies {
         let (class, _) = CLASSES.get(key.id as usize).copied().unwrap_or_default();
         let comm = key.comm();
-        let _ = writeln!(text, "{comm:<16} {class:<17}{}", numbers(tally));
+        let accesses = Accesses::of(tally);
+        let _ = writeln!(text, "{comm:<16} {class:<17}{}", numbers(accesses));
         let labels = [("comm", comm.as_str()), ("class", class)];
-        rows.push(Value::Object(json_row(&labels, tally)));
+        rows.push(Value::Object(json_row(&labels, accesses)));
     }
     Report {
         text,
@@ -312,7 +344,7 @@ mod tests {
 
     #[test]
     fn commands_come_by_their_accesses() {
-        let entry = |comm: &[u8], id, count| {
+        let entry = |comm: &[u8], id, count: u64| {
             let mut key = ReportKey {
                 epoch: 0,
                 id,
@@ -328,9 +360,9 @@ mod tests {
             (key, tally)
         };
         let entries = [
-            entry(b"few", 0, 2),
-            entry(b"most", 3, 99),
-            entry(b"none", 0, 0),
+            entry(b"few", 0, 3),
+            entry(b"most", 3, 100),
+            entry(b"none", 0, 1),
         ];
         let report = commands_report(&entries, 2);
         assert_eq!(

@@ -322,6 +322,8 @@ fn every_allocation_is_counted(outcome: &Outcome) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn outcome(stdout: &str) -> Outcome {
@@ -344,13 +346,24 @@ mod tests {
             for result in OUTCOMES {
                 let is_read = class == "demand_data" && result != "iohits";
                 let after = if is_read { 164 } else { 100 };
-                text +=
-                    &format!("before {class}_{result} 4 100\nafter {class}_{result} 4 {after}\n");
+                writeln!(
+                    text,
+                    "before {class}_{result} 4 100\nafter {class}_{result} 4 {after}"
+                )
+                .unwrap();
             }
         }
         let row = r#""class": "demand data", "hits": 64, "iohits": 0, "misses": 64"#;
-        text += &format!("json {{\"losses\": {{}}, \"rows\": [{{\"comm\": \"dd\", {row}}}]}}\n");
-        text += &format!("cgroup {{\"losses\": {{}}, \"classes\": [{{{row}}}]}}\n");
+        writeln!(
+            text,
+            "json {{\"losses\": {{}}, \"rows\": [{{\"comm\": \"dd\", {row}}}]}}"
+        )
+        .unwrap();
+        writeln!(
+            text,
+            "cgroup {{\"losses\": {{}}, \"classes\": [{{{row}}}]}}"
+        )
+        .unwrap();
         let judged = arc_is_the_kstats(&outcome(&text)).unwrap();
         assert!(judged.starts_with("all 128 accesses"), "{judged}");
 
@@ -366,8 +379,12 @@ mod tests {
     fn a_sync_that_is_missing_or_longer_than_the_kstats_is_seen() {
         let mut text = String::new();
         for txg in 4..10 {
-            text += &format!("json {{\"pool\": \"tank\", \"txg\": {txg}, \"sync_ns\": 900}}\n");
-            text += &format!("kstat {txg} 7 C 0 0 0 0 0 1 2 3 1000\n");
+            writeln!(
+                text,
+                "json {{\"pool\": \"tank\", \"txg\": {txg}, \"sync_ns\": 900}}"
+            )
+            .unwrap();
+            writeln!(text, "kstat {txg} 7 C 0 0 0 0 0 1 2 3 1000").unwrap();
         }
         text += "kstat 10 7 O 0 0 0 0 0 0 0 0 0\n";
         text += "json {\"losses\": {}, \"histograms\": [{\"pool\": \"tank\", \"count\": 6}]}\n";
