@@ -8,6 +8,7 @@ use std::path::Path;
 use flame::tools::histogram::Histogram;
 use flame::tools::kernel_side::{Losses, ReportKey, Tally};
 use flame::tools::tcp::TcpEvent;
+use flame::tools::zfs_txg::TxgEvent;
 use flame::tools::{TOOLS, command};
 
 mod btf;
@@ -27,7 +28,7 @@ fn a_tool_is_an_object_a_sample_and_a_page() {
         let name = row.name;
         for path in [
             format!("ebpf/{name}.bpf.c"),
-            format!("src/tools/{name}.rs"),
+            format!("src/tools/{}.rs", name.replace('-', "_")),
             format!("samples/{name}.txt"),
             format!("docs/{name}.md"),
         ] {
@@ -81,6 +82,12 @@ fn keys_counts_and_events_agree() {
         ]
     );
     assert_same_layout!(of("biolatency"), "histogram", Histogram, [sum, max, slots]);
+    assert_same_layout!(
+        of("zfs-txg"),
+        "txg_event",
+        TxgEvent,
+        [duration_ns, txg, spa, pool]
+    );
     for tool in ["tcplife", "tcpretrans"] {
         assert_same_layout!(
             of(tool),

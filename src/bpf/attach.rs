@@ -65,12 +65,17 @@ impl Bpf {
                 }
                 Hook::Tracepoint(category, name) => {
                     let program: &mut TracePoint = typed_program(ebpf, program)?;
-                    program.load()?;
+                    if program.fd().is_err() {
+                        program.load()?;
+                    }
                     program.attach(category, name)?;
                 }
                 Hook::Kprobe(name) | Hook::Kretprobe(name) => {
                     let program: &mut KProbe = typed_program(ebpf, program)?;
-                    program.load()?;
+                    // Loaded already when another way's function was not there.
+                    if program.fd().is_err() {
+                        program.load()?;
+                    }
                     program.attach(name, 0)?;
                 }
                 Hook::Fentry(name) => {

@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 use super::histogram::{Histogram, ROWS};
 use super::hooks::HookUse;
 use super::interval::Rhythm;
-use super::kernel_side::{Epochs, ReportKey};
+use super::kernel_side::{Epochs, ReportKey, Tally};
 use super::{Report, Tool};
 use crate::bpf::Bpf;
 
 /// What a histogram is of: `disk` and `vda`. Empty: all values together.
 pub type Section = Vec<(&'static str, String)>;
+
+/// Makes a table of what was tallied and measured, to stand above the histograms.
+pub type Above =
+    Box<dyn Fn(&BTreeMap<ReportKey, Tally>, &BTreeMap<ReportKey, Histogram>) -> Report>;
 
 /// A histogram tool, attached.
 pub struct HistogramTool {
@@ -23,6 +27,8 @@ pub struct HistogramTool {
     epochs: Epochs,
     /// By key, since names are looked up when the report is made.
     gathered: BTreeMap<ReportKey, Histogram>,
+    above: Option<Above>,
+    tallied: BTreeMap<ReportKey, Tally>,
     heat: [u64; ROWS],
 }
 
@@ -41,8 +47,16 @@ impl HistogramTool {
             section_of,
             epochs: Epochs::default(),
             gathered: BTreeMap::new(),
+            above: None,
+            tallied: BTreeMap::new(),
             heat: [0; ROWS],
         }
+    }
+
+    /// Adds a table above the histograms; the object must have the map of tallies, too.
+    pub fn with_table_above(mut self, above: Above) -> Self {
+        self.above = Some(above);
+        self
     }
 
     /// Sections with the most values first; keys of one name are one section.
@@ -65,8 +79,8 @@ impl Tool for HistogramTool {
         Rhythm::AtEnd
     }
 
-    fn bpf(&self) -> &Bpf {
-        &self.bpf
+    fn bpf(&self) -> Option<&Bpf> {
+        Some(&self.bpf)
     }
 
     fn hooks(&self) -> &[HookUse] {
@@ -83,11 +97,22 @@ impl Tool for HistogramTool {
                 *row += count;
             }
         }
+        if self.above.is_some() {
+            for (mut key, tally) in self.epochs.take_tallies(&self.bpf)? {
+                key.epoch = 0;
+                *self.tallied.entry(key).or_default() += tally;
+            }
+        }
         Ok(())
     }
 
     fn report(&mut self) -> Report {
-        let mut text = String::new();
+        let tallied = std::mem::take(&mut self.tallied);
+        let mut report = match &self.above {
+            Some(above) => above(&tallied, &self.gathered),
+            None => Report::default(),
+        };
+        let text = &mut report.text;
         let mut json = Vec::new();
         for (section, histogram) in self.take_sections() {
             let mut object = Map::new();
@@ -101,14 +126,14 @@ impl Tool for HistogramTool {
             for (what, name) in section {
                 object.insert(what.into(), name.into());
             }
-            text += &histogram.table(self.unit);
+            *text += &histogram.table(self.unit);
             if let Value::Object(fields) = histogram.json(self.unit) {
                 object.extend(fields);
             }
             json.push(Value::Object(object));
         }
-        let json = Map::from_iter([("histograms".to_owned(), json.into())]);
-        Report { text, json }
+        report.json.insert("histograms".to_owned(), json.into());
+        report
     }
 
     fn heat(&mut self) -> Option<([u64; ROWS], &'static str)> {

@@ -20,6 +20,8 @@ pub enum Shape {
     Parameters(usize),
     /// It has at least `.0` parameters, and number `.1` (from 0) is passed as `.2`.
     Passes(usize, usize, Parameter),
+    /// A function of a module, which the kernel's own types do not list: attaching tells.
+    OfModule,
 }
 
 /// One way to see something: programs of the object on their hooks, all or none.
@@ -137,6 +139,9 @@ fn explain(need: &Need, way: &Way, refused: &[(&Way, String)]) -> Vec<HookUse> {
 /// Why a way does not fit this kernel's types, if it does not.
 fn misfit(kernel: &KernelBtf, way: &Way) -> Option<String> {
     let (_, hook) = way.attach.first()?;
+    if matches!(way.shape, Shape::OfModule) {
+        return None;
+    }
     let parameters = match hook {
         Hook::TpBtf(name) | Hook::RawTp(name) => kernel.tracepoint(name),
         Hook::Kprobe(name) | Hook::Kretprobe(name) | Hook::Fentry(name) | Hook::Fexit(name) => {
@@ -149,7 +154,7 @@ fn misfit(kernel: &KernelBtf, way: &Way) -> Option<String> {
         return Some("not in this kernel".to_owned());
     };
     let fits = match way.shape {
-        Shape::Any => true,
+        Shape::Any | Shape::OfModule => true,
         Shape::Parameters(count) => parameters.len() == count,
         Shape::Passes(count, index, kind) => {
             parameters.len() >= count && parameters.get(index) == Some(&kind)

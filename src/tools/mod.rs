@@ -34,6 +34,11 @@ mod tcplife;
 mod tcpretrans;
 mod tracefs;
 mod vfslat;
+mod zfs;
+mod zfs_arc;
+mod zfs_metaslab;
+pub mod zfs_txg;
+mod zfs_zio;
 
 use std::os::fd::BorrowedFd;
 
@@ -82,6 +87,10 @@ pub static TOOLS: &[&ToolRow] = &[
     &tcpretrans::ROW,
     &kmalloc::ROW,
     &pagealloc::ROW,
+    &zfs_arc::ROW,
+    &zfs_zio::ROW,
+    &zfs_txg::ROW,
+    &zfs_metaslab::ROW,
 ];
 
 /// The tool of this name.
@@ -110,8 +119,8 @@ pub trait Tool {
     /// What it does when no interval is given.
     fn rhythm(&self) -> Rhythm;
 
-    /// Its loaded object.
-    fn bpf(&self) -> &Bpf;
+    /// Its loaded object; none where the kernel itself keeps the counts.
+    fn bpf(&self) -> Option<&Bpf>;
 
     /// The hooks it is attached to.
     fn hooks(&self) -> &[HookUse];

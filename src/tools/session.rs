@@ -239,8 +239,9 @@ impl Session {
     }
 
     fn report(&mut self) -> Result<()> {
-        self.print_events()?;
         self.collect()?;
+        // After it, so that every event a report counts has been told.
+        self.print_events()?;
         let seconds = self.period_start.elapsed().as_secs_f64();
         self.period_start = Instant::now();
         let report = self.tool.report();
@@ -276,7 +277,7 @@ impl Session {
         object.insert("time".into(), clock::unix_seconds().into());
         if let Some(seconds) = seconds {
             object.insert("seconds".into(), seconds.into());
-            let losses = Losses::read(self.tool.bpf())?;
+            let losses = self.losses()?;
             let losses: Map<_, _> = losses
                 .named()
                 .into_iter()
@@ -295,8 +296,12 @@ impl Session {
             .context("cannot write to standard output")
     }
 
+    fn losses(&self) -> Result<Losses> {
+        self.tool.bpf().map_or(Ok(Losses::default()), Losses::read)
+    }
+
     fn tell_losses(&self) -> Result<()> {
-        for (cause, count) in Losses::read(self.tool.bpf())?.named() {
+        for (cause, count) in self.losses()?.named() {
             let _ = writeln!(io::stderr(), "not counted: {count} ({cause})");
         }
         Ok(())

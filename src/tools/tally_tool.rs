@@ -42,8 +42,8 @@ impl Tool for TallyTool {
         self.rhythm
     }
 
-    fn bpf(&self) -> &Bpf {
-        &self.bpf
+    fn bpf(&self) -> Option<&Bpf> {
+        Some(&self.bpf)
     }
 
     fn hooks(&self) -> &[HookUse] {

@@ -139,8 +139,8 @@ impl Tool for Tcplife {
         Rhythm::Stream
     }
 
-    fn bpf(&self) -> &Bpf {
-        &self.bpf
+    fn bpf(&self) -> Option<&Bpf> {
+        Some(&self.bpf)
     }
 
     fn hooks(&self) -> &[HookUse] {

@@ -97,8 +97,8 @@ impl Tool for Tcpretrans {
         }
     }
 
-    fn bpf(&self) -> &Bpf {
-        &self.bpf
+    fn bpf(&self) -> Option<&Bpf> {
+        Some(&self.bpf)
     }
 
     fn hooks(&self) -> &[HookUse] {

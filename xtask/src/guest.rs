@@ -13,6 +13,7 @@ mod machine;
 mod modules;
 mod report;
 mod tools;
+mod zfs;
 
 use std::fs;
 use std::path::Path;
@@ -20,10 +21,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use checks::Check;
 use initramfs::Programs;
 use kernels::{KERNELS, Kernel};
 use machine::Machine;
-use report::Outcome;
+use report::{Outcome, Report};
+use zfs::Zfs;
 
 /// Options of `cargo xtask guest`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +39,9 @@ pub struct Options {
     /// Download and build what is missing; start no guest.
     #[arg(long)]
     fetch_only: bool,
+    /// Check the ZFS tools instead, on 6.12; builds ZFS once, which takes half an hour.
+    #[arg(long, conflicts_with = "versions")]
+    zfs: bool,
 }
 
 /// A column of the table.
@@ -58,13 +64,17 @@ struct Guest {
 /// # Errors
 /// When a kernel cannot be had or a check failed; the others are run all the same.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let wanted = wanted(&options.versions)?;
+    let (wanted, checks): (_, Vec<&Check>) = if options.zfs {
+        (vec![kernel(zfs::KERNEL)?], zfs::checks::CHECKS.iter().collect())
+    } else {
+        (wanted(&options.versions)?, checks::all().collect())
+    };
     let guest = root.join("target/guest");
     let programs = Programs::build(root, &guest)?;
     let mut columns = Vec::new();
     for kernel in wanted {
         let version = kernel.version;
-        let result = run_one(kernel, &guest, &programs, options)
+        let result = run_one(kernel, &checks, &guest, &programs, options)
             .with_context(|| format!("kernel {version}"));
         if let Err(error) = &result {
             eprintln!("{error:#}");
@@ -72,7 +82,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         columns.push(Column { version, result });
     }
     if !options.fetch_only {
-        print!("{}", table(&columns));
+        print!("{}", table(&checks, &columns));
     }
     conclude(&columns)
 }
@@ -81,27 +91,40 @@ fn wanted(versions: &[String]) -> Result<Vec<&'static Kernel>> {
     if versions.is_empty() {
         return Ok(KERNELS.iter().collect());
     }
-    let find = |version: &String| {
-        KERNELS
-            .iter()
-            .find(|kernel| kernel.version == version)
-            .ok_or_else(|| {
-                let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.version).collect();
-                anyhow!("no kernel {version}; there are {}", known.join(", "))
-            })
-    };
-    versions.iter().map(find).collect()
+    versions.iter().map(|version| kernel(version)).collect()
 }
 
-fn run_one(kernel: &Kernel, guest: &Path, programs: &Programs, options: &Options) -> Result<Guest> {
-    let unpacked = kernel.obtain(guest, options.mirror.as_deref())?;
-    let run = guest.join("runs").join(kernel.version);
+fn kernel(version: &str) -> Result<&'static Kernel> {
+    KERNELS
+        .iter()
+        .find(|kernel| kernel.version == version)
+        .ok_or_else(|| {
+            let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.version).collect();
+            anyhow!("no kernel {version}; there are {}", known.join(", "))
+        })
+}
+
+fn run_one(
+    kernel: &Kernel,
+    checks: &[&Check],
+    guest: &Path,
+    programs: &Programs,
+    options: &Options,
+) -> Result<Guest> {
+    let mirror = options.mirror.as_deref();
+    let unpacked = kernel.obtain(guest, mirror)?;
+    let zfs = options
+        .zfs
+        .then(|| Zfs::obtain(guest, &unpacked, mirror))
+        .transpose()?;
+    let name = if options.zfs { "zfs" } else { kernel.version };
+    let run = guest.join("runs").join(name);
     if run.exists() {
         fs::remove_dir_all(&run)?;
     }
     fs::create_dir_all(&run)?;
     let initramfs = run.join("initramfs.cpio");
-    programs.pack(&unpacked, &initramfs)?;
+    programs.pack(&unpacked, zfs.as_ref(), checks, &initramfs)?;
     if options.fetch_only {
         return Ok(Guest {
             kernel: unpacked.release,
@@ -112,6 +135,8 @@ fn run_one(kernel: &Kernel, guest: &Path, programs: &Programs, options: &Options
     let machine = Machine {
         image: &unpacked.image,
         initramfs: &initramfs,
+        // Half of it can be ZFS' cache.
+        memory_mib: if options.zfs { 2048 } else { 1024 },
         run: &run,
     };
     let start = Instant::now();
@@ -128,17 +153,7 @@ fn run_one(kernel: &Kernel, guest: &Path, programs: &Programs, options: &Options
         "modules do not load: {}",
         report.failed_modules.join(", ")
     );
-    let mut cells = Vec::new();
-    for (number, check) in checks::all() {
-        let name = format!("{number:02}-{}", check.name);
-        let outcome = report.outcomes.remove(&name).unwrap_or_default();
-        let cell = keep(&outcome, &run, &name).and_then(|()| (check.judge)(&outcome));
-        if let Err(error) = &cell {
-            eprintln!("{}: {} FAILED: {error:#}", kernel.version, check.name);
-            eprintln!("  all of its output: {}", run.join(&name).display());
-        }
-        cells.push(cell);
-    }
+    let cells = judge(kernel, checks, &mut report, &run);
     eprintln!(
         "{}: {:.1} s, of which {:.1} s by the guest's clock",
         kernel.version,
@@ -152,6 +167,27 @@ fn run_one(kernel: &Kernel, guest: &Path, programs: &Programs, options: &Options
     })
 }
 
+/// Looks at what the checks printed, and keeps it in the folder `run`.
+fn judge(
+    kernel: &Kernel,
+    checks: &[&Check],
+    report: &mut Report,
+    run: &Path,
+) -> Vec<Result<String>> {
+    let mut cells = Vec::new();
+    for (number, check) in checks.iter().enumerate() {
+        let name = format!("{number:02}-{}", check.name);
+        let outcome = report.outcomes.remove(&name).unwrap_or_default();
+        let cell = keep(&outcome, run, &name).and_then(|()| (check.judge)(&outcome));
+        if let Err(error) = &cell {
+            eprintln!("{}: {} FAILED: {error:#}", kernel.version, check.name);
+            eprintln!("  all of its output: {}", run.join(&name).display());
+        }
+        cells.push(cell);
+    }
+    cells
+}
+
 /// Leaves a check's whole output on disk: a verifier's log is long.
 fn keep(outcome: &Outcome, run: &Path, name: &str) -> Result<()> {
     fs::write(run.join(format!("{name}.out")), &outcome.stdout)?;
@@ -160,7 +196,7 @@ fn keep(outcome: &Outcome, run: &Path, name: &str) -> Result<()> {
 }
 
 /// The table in Markdown: a row for each check, a column for each kernel.
-fn table(columns: &[Column]) -> String {
+fn table(checks: &[&Check], columns: &[Column]) -> String {
     let mut header = vec!["check".to_owned()];
     let mut times = vec!["time".to_owned()];
     for column in columns {
@@ -175,7 +211,7 @@ fn table(columns: &[Column]) -> String {
         times.push(time);
     }
     let mut text = row(&header) + &row(&vec!["---".to_owned(); header.len()]);
-    for (number, check) in checks::all() {
+    for (number, check) in checks.iter().enumerate() {
         let mut cells = vec![check.title.to_owned()];
         for column in columns {
             cells.push(cell(column, number));

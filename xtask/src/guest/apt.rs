@@ -43,11 +43,12 @@ pub struct Package {
 }
 
 impl Suite {
-    /// Fetches the lists of `suite` into `folder` and checks their signature.
+    /// Fetches the lists of `suite` (of its `components`, as `main contrib`) into `folder` and
+    /// checks their signature.
     ///
     /// # Errors
     /// When the archive does not have the suite any more, or cannot be reached.
-    pub fn update(folder: &Path, suite: &str, mirror: &str) -> Result<Self> {
+    pub fn update(folder: &Path, suite: &str, components: &str, mirror: &str) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing\n  remedy: install the package debian-archive-keyring"
@@ -55,8 +56,10 @@ impl Suite {
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
         }
-        let source = format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n");
+        let source =
+            format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} {components}\n");
         fs::write(folder.join("sources.list"), source)?;
+        fs::write(folder.join("status"), "")?;
         let suite = Self {
             configuration: folder.join("apt.conf"),
         };
@@ -108,6 +111,23 @@ impl Suite {
             .current_dir(folder))
     }
 
+    /// Downloads packages and all that they depend on, as for an empty machine.
+    ///
+    /// # Errors
+    /// When apt-get fails.
+    pub fn download_with_dependencies(&self, packages: &[&str], folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder.join("partial"))?;
+        let mut archives = std::ffi::OsString::from("Dir::Cache::archives=");
+        archives.push(folder);
+        run(self
+            .apt("apt-get")
+            .args(["--quiet=2", "--yes", "--download-only"])
+            .args(["--no-install-recommends", "--option"])
+            .arg(archives)
+            .arg("install")
+            .args(packages))
+    }
+
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.arg("--config-file").arg(&self.configuration);
@@ -124,6 +144,7 @@ Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
 Dir::State::lists "{folder}/lists";
+Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
 APT::Architecture "amd64";
 APT::Sandbox::User "root";

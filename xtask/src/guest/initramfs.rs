@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::checks;
+use super::checks::Check;
 use super::command::run;
 use super::kernels::Unpacked;
 use super::modules;
+use super::zfs::Zfs;
 
 const INIT: &str = include_str!("init.sh");
 const BUSYBOX: &str = "/bin/busybox";
@@ -102,11 +103,17 @@ impl Programs {
         tools.into_iter().chain(loads).chain(tests).collect()
     }
 
-    /// Writes the file system for one kernel.
+    /// Writes the file system for one kernel, with the checks that it is to run.
     ///
     /// # Errors
     /// When a file cannot be copied or packed.
-    pub fn pack(&self, kernel: &Unpacked, initramfs: &Path) -> Result<()> {
+    pub fn pack(
+        &self,
+        kernel: &Unpacked,
+        zfs: Option<&Zfs>,
+        checks: &[&Check],
+        initramfs: &Path,
+    ) -> Result<()> {
         let root = initramfs.with_extension("tree");
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -123,11 +130,15 @@ impl Programs {
             let entry = entry?;
             fs::copy(entry.path(), root.join("objects").join(entry.file_name()))?;
         }
-        for (number, check) in checks::all() {
+        for (number, check) in checks.iter().enumerate() {
             let file = format!("checks/{number:02}-{}.sh", check.name);
             fs::write(root.join(file), check.script)?;
         }
-        modules::stage(&kernel.modules, &root.join("modules"))?;
+        if let Some(zfs) = zfs {
+            zfs.stage(&root)?;
+        }
+        let added = zfs.map(|zfs| zfs.modules.as_path());
+        modules::stage(&kernel.modules, added, &root.join("modules"))?;
         archive(&root, initramfs)
     }
 }

@@ -69,8 +69,13 @@ impl Kernel {
 
     fn download(&self, guest: &Path, folder: &Path, mirror: Option<&str>) -> Result<()> {
         let mirror = mirror.map_or_else(apt::mirror, |given| Ok(given.to_owned()))?;
-        let suite = Suite::update(&guest.join("apt").join(self.suite), self.suite, &mirror)
-            .with_context(|| format!("the suite {} cannot be had from {mirror}", self.suite))?;
+        let suite = Suite::update(
+            &guest.join("apt").join(self.suite),
+            self.suite,
+            "main",
+            &mirror,
+        )
+        .with_context(|| format!("the suite {} cannot be had from {mirror}", self.suite))?;
         let packages = self.packages(&suite)?;
         eprintln!("{}: downloading {}", self.version, packages.join(", "));
         if folder.exists() {

@@ -20,6 +20,8 @@ pub struct Machine<'a> {
     pub image: &'a Path,
     /// The first and only file system.
     pub initramfs: &'a Path,
+    /// Memory in MiB.
+    pub memory_mib: u32,
     /// Where console and report go.
     pub run: &'a Path,
 }
@@ -76,7 +78,7 @@ impl Machine<'_> {
         // Emulation only: it needs no rights and works where there is no nested virtualization.
         // This processor boots all of Debian's kernels.
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "Nehalem,-cx16"])
-            .args(["-smp", "2", "-m", "1024"])
+            .args(["-smp", "2", "-m", &self.memory_mib.to_string()])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none"])
             .arg("-kernel")

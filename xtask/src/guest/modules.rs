@@ -22,19 +22,26 @@ const WANTED: &[&str] = &[
     "veth",
 ];
 
-/// Puts the wanted modules into `to`, numbered in their order.
+/// Puts the wanted modules into `to`, numbered in their order; and those of the folder `added`,
+/// which are not the kernel package's.
 ///
 /// # Errors
 /// When a module cannot be read or unpacked.
-pub fn stage(modules: &Path, to: &Path) -> Result<()> {
+pub fn stage(modules: &Path, added: Option<&Path>, to: &Path) -> Result<()> {
     let mut available = BTreeMap::new();
     collect(&modules.join("kernel"), &mut available)?;
+    let mut additions = BTreeMap::new();
+    if let Some(folder) = added {
+        collect(folder, &mut additions)?;
+    }
+    available.extend(additions.clone());
     let mut order = Order {
         available,
         seen: HashSet::new(),
         images: Vec::new(),
     };
-    for name in WANTED {
+    let added = additions.keys().map(String::as_str);
+    for name in WANTED.iter().copied().chain(added) {
         order.add(name)?;
     }
     fs::create_dir_all(to)?;
