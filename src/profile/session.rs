@@ -306,7 +306,7 @@ impl Session {
             kernel_text: self
                 .kernel_text
                 .take()
-                .and_then(|reading| reading.finish())
+                .and_then(kernel_text::Reading::finish)
                 .map(Arc::new),
             ..Default::default()
         };

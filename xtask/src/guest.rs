@@ -65,7 +65,10 @@ struct Guest {
 /// When a kernel cannot be had or a check failed; the others are run all the same.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
     let (wanted, checks): (_, Vec<&Check>) = if options.zfs {
-        (vec![kernel(zfs::KERNEL)?], zfs::checks::CHECKS.iter().collect())
+        (
+            vec![kernel(zfs::KERNEL)?],
+            zfs::checks::CHECKS.iter().collect(),
+        )
     } else {
         (wanted(&options.versions)?, checks::all().collect())
     };
