@@ -90,6 +90,7 @@ fn name_of_main(folder: &Path, nested: u32) -> String {
     let options = Options {
         inline: true,
         debug_dirs: Vec::new(),
+        ..Options::default()
     };
     let symbols = symbolize(&queries, |_| &module, &options);
     symbols.files[&(id, offset)][0].name.to_string()

@@ -107,6 +107,7 @@ fn names_of(path: &Path, vaddrs: &[u64], inline: bool) -> Vec<Vec<Frame>> {
     let options = Options {
         inline,
         debug_dirs: Vec::new(),
+        ..Options::default()
     };
     names_with(&module(path), vaddrs, &options).0
 }
@@ -346,6 +347,7 @@ fn stripped_with_a_build_id_and_no_debug_link() {
     let mut options = Options {
         inline: true,
         debug_dirs: vec![bench.path("debug")],
+        ..Options::default()
     };
     let (got, symbols) = names_with(&module, &vaddrs, &options);
     assert!(chain(&got[0]).starts_with("outer"), "{got:?}");
@@ -746,6 +748,7 @@ fn survives(data: &[u8], bench: &Workbench) {
         let options = Options {
             inline,
             debug_dirs: Vec::new(),
+            ..Options::default()
         };
         let symbols = symbolize(&queries, |_| &module, &options);
         assert!(
