@@ -36,11 +36,15 @@ impl Workload {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("{name}-{argument}-{}", flags.concat()));
+        // Compiled beside its place and moved there: another test may be running the same.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let fresh = folder.path().join("program");
         run(Command::new("cc")
             .args(flags)
             .arg(root.join("tests/workloads").join(name).with_extension("c"))
             .arg("-o")
-            .arg(&out));
+            .arg(&fresh));
+        std::fs::rename(&fresh, &out).unwrap();
         let mut child = Command::new(&out)
             .arg(argument)
             .stdout(Stdio::piped())
