@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, RingBuf};
@@ -132,7 +133,13 @@ struct Process {
 
 const OBJECT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/unwind.bpf.o");
 
+/// Compiles the object, once for all tests: they run side by side.
 fn build_object() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(compile_object);
+}
+
+fn compile_object() {
     let root = env!("CARGO_MANIFEST_DIR");
     run(Command::new("clang-19")
         .args([
