@@ -28,6 +28,16 @@ fn permitted() -> bool {
     root
 }
 
+/// Whether a program of the system is there; says so if not, and fails in CI.
+fn is_installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{program} is missing");
+        eprintln!("skipped: {program} is missing");
+    }
+    found
+}
+
 /// Records a workload; every walk must be rooted, and the model must do the same.
 fn record(workload: &Workload) -> (Recorder, Vec<Record>) {
     let mut recorder = Recorder::start(workload, true);
@@ -161,7 +171,9 @@ fn after_an_exec_the_old_mappings_are_not_used() {
     let pid = rustix::process::Pid::from_raw(workload.pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
     let mut after = recorder.record(Duration::from_secs(1));
-    let exec = after.partition_point(|record| record.outcome == Outcome::Rooted as u32);
+    // Within execve there is a moment with the new memory and still the old count of execs.
+    let before_or_in_exec = [Outcome::Rooted as u32, Outcome::StackUnreadable as u32];
+    let exec = after.partition_point(|record| before_or_in_exec.contains(&record.outcome));
     let after = after.split_off(exec);
     assert!(after.len() > 50, "{} samples after the exec", after.len());
     for record in &after {
@@ -323,7 +335,7 @@ fn framehop_finds_the_same_in_libc_and_a_deep_stack() {
 
 #[test]
 fn framehop_finds_the_same_in_libcrypto() {
-    if permitted() {
+    if permitted() && is_installed("openssl") {
         let mut command = Command::new("openssl");
         command.args([
             "speed",

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, RingBuf};
@@ -36,11 +37,15 @@ impl Workload {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("{name}-{argument}-{}", flags.concat()));
+        // Compiled beside its place and moved there: another test may be running the same.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let fresh = folder.path().join("program");
         run(Command::new("cc")
             .args(flags)
             .arg(root.join("tests/workloads").join(name).with_extension("c"))
             .arg("-o")
-            .arg(&out));
+            .arg(&fresh));
+        std::fs::rename(&fresh, &out).unwrap();
         let mut child = Command::new(&out)
             .arg(argument)
             .stdout(Stdio::piped())
@@ -128,7 +133,13 @@ struct Process {
 
 const OBJECT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/unwind.bpf.o");
 
+/// Compiles the object, once for all tests: they run side by side.
 fn build_object() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(compile_object);
+}
+
+fn compile_object() {
     let root = env!("CARGO_MANIFEST_DIR");
     run(Command::new("clang-19")
         .args([
