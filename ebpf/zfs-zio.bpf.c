@@ -23,11 +23,10 @@ struct {
 	__type(value, struct zio_start);
 } creating SEC(".maps");
 
-/* Under way, by address. A file that is freed can have many. */
+/* Under way, by address. All that a group writes can be, and its parents; 10 MB. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 262144);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
 	__type(key, __u64);
 	__type(value, struct zio_start);
 } under_way SEC(".maps");

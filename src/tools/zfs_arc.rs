@@ -250,7 +250,7 @@ fn by_class(tallies: &[(ReportKey, Tally)]) -> Classes {
     classes
 }
 
-const TITLES: &str = "       HITS     IOHITS     MISSES    HIT%";
+const TITLES: &str = "      HITS     IOHITS     MISSES    HIT%";
 
 fn numbers(accesses: Accesses) -> String {
     format!(

@@ -39,7 +39,7 @@ pub struct Options {
     /// Download and build what is missing; start no guest.
     #[arg(long)]
     fetch_only: bool,
-    /// Check the ZFS tools instead, on 6.12; builds ZFS once, which takes half an hour.
+    /// Check the ZFS tools instead, on 6.12; builds ZFS once, in twenty minutes.
     #[arg(long, conflicts_with = "versions")]
     zfs: bool,
 }

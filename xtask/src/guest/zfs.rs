@@ -179,7 +179,7 @@ fn unpack(packages: &Path, tree: &Path) -> Result<()> {
 fn build(folder: &Path, tree: &Path, release: &str) -> Result<()> {
     let log = folder.join("build.log");
     eprintln!(
-        "{release}: building ZFS, which takes half an hour on two CPUs; see {}",
+        "{release}: building ZFS, which takes twenty minutes on two CPUs; see {}",
         log.display()
     );
     fs::write(tree.join("build.sh"), BUILD)?;
