@@ -3,9 +3,11 @@
 // Each test binary compiles its own copy and uses a part of it.
 #![allow(dead_code)]
 
+pub mod disk;
 pub mod folded;
 pub mod postgres;
 pub mod run;
+pub mod tool;
 pub mod truth;
 pub mod workload;
 
@@ -67,6 +69,11 @@ pub fn target_folder() -> PathBuf {
         .parent()
         .expect("target/tmp has a parent")
         .into()
+}
+
+/// The `flame` binary under test.
+pub fn flame_binary() -> &'static str {
+    env!("CARGO_BIN_EXE_flame")
 }
 
 /// The repository's top folder.

@@ -108,7 +108,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The `flame` binary under test.
 pub fn flame() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_flame"))
+    Command::new(super::flame_binary())
 }
 
 /// A `flame` run whose folded stacks and statistics the test wants to see.
