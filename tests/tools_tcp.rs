@@ -259,8 +259,14 @@ fn tcpretrans_counts_each_lost_syn_and_charges_the_caller() {
 }
 
 /// Every eighth segment with data is lost on its way in.
-const LOSSY: &str = "table ip lossy { chain in { type filter hook input priority 0; \
-                     tcp dport 7777 meta length > 200 numgen inc mod 8 == 7 drop\n } }\n";
+const LOSSY: &str = "
+table ip lossy {
+    chain arriving {
+        type filter hook input priority 0
+        tcp dport 7777 meta length > 200 numgen inc mod 8 7 drop
+    }
+}
+";
 
 /// Many small segments, each alone on its way now and then, so that tails get lost, too.
 fn send_through_losses(mut stream: TcpStream) {
