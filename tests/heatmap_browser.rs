@@ -1,6 +1,10 @@
 //! Heat maps of real runs in a real browser: value on hover, light and dark, nothing cut.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 #[path = "support/browser.rs"]
 mod browser;

@@ -1,6 +1,10 @@
 //! `funccount`, `syslat` and `vfslat` against calls of known number and duration.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 mod support;
 

@@ -1,6 +1,10 @@
 //! What people pipe bcc's tools through reads these tools, too: the whole output, line by line.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 mod support;
 
@@ -66,6 +70,8 @@ fn biolatency_parses_as_bccs() {
         return;
     };
     let device = LoopDevice::new();
+    let percentiles =
+        Regex::new(r"^ {5}p50 = \d+, p90 = \d+, p99 = \d+, p99.9 = \d+, max = \d+ usecs$").unwrap();
     for (options, section) in [
         (&[][..], None),
         (&["-D"], Some(format!("disk = {}", device.name()))),
@@ -95,12 +101,7 @@ fn biolatency_parses_as_bccs() {
             tables[0].len()
         );
         assert_eq!(lines.next(), None, "{text}");
-        let percentiles =
-            Regex::new(r"^ {5}p50 = \d+, p90 = \d+, p99 = \d+, p99.9 = \d+, max = \d+ usecs$");
-        assert!(
-            percentiles.unwrap().is_match(text.lines().last().unwrap()),
-            "{text}"
-        );
+        assert!(percentiles.is_match(text.lines().last().unwrap()), "{text}");
         assert!(
             text.lines()
                 .filter(|line| line.contains(" -> "))

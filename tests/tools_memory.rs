@@ -1,6 +1,10 @@
 //! `cachestat`, `kmalloc` and `pagealloc` against loads of known size.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 mod support;
 

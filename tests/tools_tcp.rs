@@ -1,7 +1,11 @@
 //! `tcplife` and `tcpretrans` against sessions of known bytes, and segments that are lost for sure
 //! in a network of the test's own.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
 
 mod support;
 

@@ -150,20 +150,9 @@ fn serve(mut fuse: File, delay: Duration) {
         let mut error = 0;
         match word(4) {
             // The kernel's own version; neither readahead nor larger writes.
-            INIT => {
-                body = [word(40), word(44), 0, 0, 0, LONGEST_READ as u32, 1]
-                    .into_iter()
-                    .chain([0; 9])
-                    .flat_map(u32::to_ne_bytes)
-                    .collect()
-            }
+            INIT => body = words(&[word(40), word(44), 0, 0, 0, LONGEST_READ as u32, 1], 16),
             GETATTR => body = attributes(),
-            OPEN => {
-                body = [0, 0, FOPEN_DIRECT_IO, 0]
-                    .into_iter()
-                    .flat_map(u32::to_ne_bytes)
-                    .collect()
-            }
+            OPEN => body = words(&[0, 0, FOPEN_DIRECT_IO], 4),
             READ => {
                 std::thread::sleep(delay);
                 body = vec![0; word(40 + 16) as usize];
@@ -179,6 +168,13 @@ fn serve(mut fuse: File, delay: Duration) {
         // A request that was interrupted meanwhile wants no answer.
         fuse.write_all(&answer).ok();
     }
+}
+
+/// These words, and zeros up to `count`.
+fn words(first: &[u32], count: usize) -> Vec<u8> {
+    let zeros = std::iter::repeat(&0);
+    let words = first.iter().chain(zeros).take(count);
+    words.flat_map(|word| word.to_ne_bytes()).collect()
 }
 
 /// `struct fuse_attr_out` of a regular file.

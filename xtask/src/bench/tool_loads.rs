@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::Command;
@@ -25,6 +25,9 @@ pub enum Load {
     Connections,
 }
 
+/// What one thread does until it is told to stop.
+type Work = Box<dyn FnOnce(&AtomicBool) -> Result<()> + Send>;
+
 /// A load at work; it ends when dropped.
 #[derive(Debug)]
 pub struct Running {
@@ -39,7 +42,7 @@ impl Running {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let mut disk = None;
-        let mut spawn = |work: Box<dyn FnOnce(&AtomicBool) -> Result<()> + Send>| {
+        let mut spawn = |work: Work| {
             let stop = Arc::clone(&stop);
             threads.push(std::thread::spawn(move || work(&stop)));
         };
@@ -64,26 +67,8 @@ impl Running {
             Load::Connections => {
                 let listener = TcpListener::bind("127.0.0.1:0")?;
                 let server = listener.local_addr()?;
-                spawn(Box::new(move |stop| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let (mut stream, _) = listener.accept()?;
-                        // A client that ends sends nothing.
-                        if stream.read(&mut [0])? == 1 {
-                            stream.write_all(&[1])?;
-                        }
-                    }
-                    Ok(())
-                }));
-                spawn(Box::new(move |stop| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let mut stream = TcpStream::connect(server)?;
-                        stream.write_all(&[1])?;
-                        stream.read_exact(&mut [0])?;
-                    }
-                    // The server waits for one more.
-                    TcpStream::connect(server)?;
-                    Ok(())
-                }));
+                spawn(Box::new(move |stop| serve(&listener, stop)));
+                spawn(Box::new(move |stop| connect_again_and_again(server, stop)));
             }
         }
         Ok(Self {
@@ -106,6 +91,28 @@ impl Drop for Running {
             }
         }
     }
+}
+
+fn serve(listener: &TcpListener, stop: &AtomicBool) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let (mut stream, _) = listener.accept()?;
+        // A client that ends sends nothing.
+        if stream.read(&mut [0])? == 1 {
+            stream.write_all(&[1])?;
+        }
+    }
+    Ok(())
+}
+
+fn connect_again_and_again(server: SocketAddr, stop: &AtomicBool) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let mut stream = TcpStream::connect(server)?;
+        stream.write_all(&[1])?;
+        stream.read_exact(&mut [0])?;
+    }
+    // The server may wait for one more, or be gone.
+    TcpStream::connect(server).ok();
+    Ok(())
 }
 
 fn read_disk(path: &str, stop: &AtomicBool) -> Result<()> {

@@ -71,7 +71,7 @@ pub fn run(flame: &Path, rounds: usize, time: Duration) -> Result<String> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let mut table = format!(
         "Medians of {rounds} interleaved runs of {} s each, {cpus} CPUs, Linux {}.\n\n\
-         | event | flame | | libbpf-tools | |\n|---|---|---|---|---|\n",
+         | one | flame | median (range) | libbpf-tools | median (range) |\n|---|---|---|---|---|\n",
         time.as_secs(),
         kernel.trim()
     );
@@ -80,10 +80,9 @@ pub fn run(flame: &Path, rounds: usize, time: Duration) -> Result<String> {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}: {}", contest.ours.0[0]);
-            let flame = Command::new(flame);
             ours.push(ns_per_event(flame, contest.ours.0, contest.ours.1, time)?);
             let (program, arguments) = contest.theirs.0.split_first().context("no command")?;
-            let peer = Command::new(program);
+            let peer = Path::new(program);
             theirs.push(ns_per_event(peer, arguments, contest.theirs.1, time)?);
         }
         // Writing to a String cannot fail.
@@ -112,32 +111,32 @@ fn cell(values: &[f64]) -> String {
 /// Attaching, and what comes with it, is over by then.
 const SETTLING: Duration = Duration::from_millis(500);
 /// How long a tool may take until its programs run.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
-fn ns_per_event(tool: Command, arguments: &[&str], event: &str, time: Duration) -> Result<f64> {
+fn ns_per_event(tool: &Path, arguments: &[&str], event: &str, time: Duration) -> Result<f64> {
     let programs = BpfPrograms::before()?;
-    let mut child = start(&tool, arguments)?;
+    let mut child = start(tool, arguments)?;
     let costs = watch(&programs, &mut child, event, time);
     let interrupted = interrupt(&child);
     if interrupted.is_err() || costs.is_err() {
         child.kill().ok();
     }
     child.wait()?;
-    let (before, after) = costs.with_context(|| format!("running {tool:?}"))?;
+    let (before, after) = costs.with_context(|| format!("running {}", tool.display()))?;
     let total_ns = |costs: &[ProgramCost]| costs.iter().map(|cost| cost.run_time_ns).sum::<u64>();
     let events = runs_of(&after, event) - runs_of(&before, event);
-    ensure!(events > 0, "{tool:?} saw no event");
+    ensure!(events > 0, "{} saw no event", tool.display());
     Ok((total_ns(&after) - total_ns(&before)) as f64 / events as f64)
 }
 
 /// In a mount namespace with tracefs, which tools of libbpf attach through; for both, so that both
 /// choose their hooks alike.
-fn start(tool: &Command, arguments: &[&str]) -> Result<Child> {
+fn start(tool: &Path, arguments: &[&str]) -> Result<Child> {
     let script = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
                   exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script, "sh"]);
-    command.arg(tool.get_program()).args(arguments);
+    command.arg(tool).args(arguments);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
