@@ -17,8 +17,7 @@ use browser::{Browser, Scheme};
 use flame::tools::TOOLS;
 use flame::tools::heatmap::Heatmap;
 use flame::tools::histogram::ROWS;
-use support::flame_binary;
-use support::tool::alone_with;
+use support::tool::{alone_and_privileged, flame};
 
 fn screenshots() -> PathBuf {
     support::target_folder().join("screenshots")
@@ -101,7 +100,7 @@ fn a_heat_map_tells_values_on_hover_in_light_and_dark() {
 
 #[test]
 fn every_histogram_tool_draws_one() {
-    let Some(_alone) = alone_with("heat maps", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     if !browser::available() {
@@ -113,7 +112,7 @@ fn every_histogram_tool_draws_one() {
         .filter(|row| row.histogram && !row.name.starts_with("zfs"))
     {
         let path = folder.path().join(format!("{}.svg", row.name));
-        let mut command = Command::new(flame_binary());
+        let mut command = Command::new(flame());
         command
             .args([row.name, "200ms", "6", "--heatmap"])
             .arg(&path);

@@ -27,7 +27,7 @@ fn known_io(device: &LoopDevice) {
 
 #[test]
 fn biolatency_counts_each_request_once() {
-    let Some(_alone) = alone_with("biolatency", &["losetup"]) else {
+    let Some(_alone) = alone_with(&["losetup"]) else {
         return;
     };
     let device = LoopDevice::new();
@@ -46,7 +46,7 @@ fn biolatency_counts_each_request_once() {
 
 #[test]
 fn biolatency_tells_disks_apart_and_reads_from_writes() {
-    let Some(_alone) = alone_with("biolatency -D and -F", &["losetup"]) else {
+    let Some(_alone) = alone_with(&["losetup"]) else {
         return;
     };
     let (device, other) = (LoopDevice::new(), LoopDevice::new());
@@ -70,7 +70,7 @@ fn biolatency_tells_disks_apart_and_reads_from_writes() {
 
 #[test]
 fn biolatency_agrees_with_a_disk_of_known_slowness() {
-    let Some(_alone) = alone_with("biolatency on a slow disk", &["losetup", "umount"]) else {
+    let Some(_alone) = alone_with(&["losetup", "umount"]) else {
         return;
     };
     const DELAY: Duration = Duration::from_millis(40);
@@ -100,7 +100,7 @@ fn biolatency_agrees_with_a_disk_of_known_slowness() {
 
 #[test]
 fn biotop_and_biocount_know_bytes_direction_and_owner() {
-    let Some(_alone) = alone_with("biotop and biocount", &["losetup"]) else {
+    let Some(_alone) = alone_with(&["losetup"]) else {
         return;
     };
     let device = LoopDevice::new();
@@ -165,7 +165,7 @@ fn biotop_and_biocount_know_bytes_direction_and_owner() {
 
 #[test]
 fn a_cgroups_requests_are_told_from_the_others() {
-    let Some(_alone) = alone_with("--cgroup of block I/O", &["losetup", "dd"]) else {
+    let Some(_alone) = alone_with(&["losetup", "dd"]) else {
         return;
     };
     let Some(cgroup) = Cgroup::new("block") else {

@@ -14,11 +14,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::tool::{Cgroup, Running, alone_with, list, number, own_pid, sum_of};
+use support::tool::{
+    Cgroup, Running, alone_and_privileged, alone_with, list, number, own_pid, sum_of,
+};
 
 #[test]
 fn funccount_and_syslat_count_each_call() {
-    let Some(_alone) = alone_with("calls", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     const CALLS: u64 = 12_345;
@@ -38,14 +40,14 @@ fn funccount_and_syslat_count_each_call() {
 
 #[test]
 fn a_cgroups_calls_are_told_from_the_others() {
-    let Some(_alone) = alone_with("--cgroup of calls", &["dd"]) else {
+    let Some(_alone) = alone_with(&["dd"]) else {
         return;
     };
     let Some(cgroup) = Cgroup::new("calls") else {
         eprintln!("skipped: no cgroup v2 is mounted");
         return;
     };
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = tempfile::tempdir_in(support::tool::disk_folder()).unwrap();
     let path = folder.path().join("written");
     let path = cgroup
         .path
@@ -88,7 +90,7 @@ fn a_cgroups_calls_are_told_from_the_others() {
 
 #[test]
 fn syslat_times_a_known_sleep_and_can_leave_it_out() {
-    let Some(_alone) = alone_with("syslat and sleep", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     const SLEEPS: u64 = 20;
@@ -131,7 +133,7 @@ fn syslat_times_a_known_sleep_and_can_leave_it_out() {
 
 #[test]
 fn vfslat_counts_file_reads_and_writes_apart() {
-    let Some(_alone) = alone_with("vfslat", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     let file = tempfile::tempfile().unwrap();
@@ -163,14 +165,14 @@ fn vfslat_counts_file_reads_and_writes_apart() {
 
 #[test]
 fn a_missing_hook_exits_3_and_names_the_way_out() {
-    let Some(_alone) = alone_with("a missing hook", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     if Path::new("/sys/bus/event_source/devices/kprobe").exists() {
         eprintln!("skipped: this kernel has kprobes");
         return;
     }
-    let mut command = Command::new(support::flame_binary());
+    let mut command = Command::new(support::tool::flame());
     let output = command
         .args(["funccount", "vfs_read", "1"])
         .output()

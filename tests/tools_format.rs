@@ -14,8 +14,7 @@ use std::process::{Command, Stdio};
 use regex::Regex;
 
 use support::disk::LoopDevice;
-use support::flame_binary;
-use support::tool::{Running, alone_with, own_pid};
+use support::tool::{Running, alone_with, flame, own_pid};
 
 /// bcc's `print_log2_hist`, line by line: what scripts around bcc's tools match. A table is a
 /// header and rows; the rows' bounds are powers of two without a gap.
@@ -66,7 +65,7 @@ fn awk(program: &str, text: &str) -> String {
 
 #[test]
 fn biolatency_parses_as_bccs() {
-    let Some(_alone) = alone_with("bcc's biolatency", &["losetup", "awk"]) else {
+    let Some(_alone) = alone_with(&["losetup", "awk"]) else {
         return;
     };
     let device = LoopDevice::new();
@@ -112,10 +111,10 @@ fn biolatency_parses_as_bccs() {
 
 #[test]
 fn runqlat_parses_as_bccs() {
-    let Some(_alone) = alone_with("bcc's runqlat", &["awk"]) else {
+    let Some(_alone) = alone_with(&["awk"]) else {
         return;
     };
-    let mut command = Command::new(flame_binary());
+    let mut command = Command::new(flame());
     let output = command
         .args(["runqlat", "-P", "-T", "300ms", "2"])
         .output()
@@ -133,7 +132,7 @@ fn runqlat_parses_as_bccs() {
 
 #[test]
 fn funccount_parses_as_bccs() {
-    let Some(_alone) = alone_with("bcc's funccount", &["awk"]) else {
+    let Some(_alone) = alone_with(&["awk"]) else {
         return;
     };
     let tool = Running::start_as_text(&["funccount", "c:getp*id", "-p", &own_pid()]);

@@ -16,7 +16,7 @@ use std::sync::mpsc;
 
 use serde_json::Value;
 
-use support::tool::{Running, alone_with, list, own_pid, sum_of};
+use support::tool::{Running, alone_and_privileged, list, own_pid, sum_of};
 
 const PAGE: usize = 4096;
 const FILE_PAGES: u64 = 1024;
@@ -55,11 +55,11 @@ fn read_whole(file: &File, buffer: &mut [u8]) {
 
 #[test]
 fn cachestat_tells_cold_from_warm_to_the_page() {
-    let Some(_alone) = alone_with("cachestat", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     // Not in a tmpfs: its pages are the file.
-    let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut file = tempfile::tempfile_in(support::tool::disk_folder()).unwrap();
     let content = vec![7; FILE_PAGES as usize * PAGE];
     lock_memory();
     let written = cachestat(|| file.write_all(&content).unwrap());
@@ -121,7 +121,7 @@ fn tallied<T: Send + 'static>(
 
 #[test]
 fn kmalloc_counts_messages_and_their_bytes() {
-    let Some(_alone) = alone_with("kmalloc", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     const MESSAGES: u64 = 500;
@@ -153,7 +153,7 @@ fn kmalloc_counts_messages_and_their_bytes() {
 
 #[test]
 fn pagealloc_counts_touched_pages() {
-    let Some(_alone) = alone_with("pagealloc", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     const PAGES: u64 = 3072;

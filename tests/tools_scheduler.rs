@@ -139,7 +139,7 @@ fn histogram_of(report: &Value, pid: u32) -> Option<&Value> {
 
 #[test]
 fn runqlat_agrees_with_the_schedulers_own_account() {
-    let Some(_alone) = alone_with("runqlat and schedstat", &["taskset"]) else {
+    let Some(_alone) = alone_with(&["taskset"]) else {
         return;
     };
     let loops = Loops::on(&[0, 0]);
@@ -177,7 +177,7 @@ fn runqlat_agrees_with_the_schedulers_own_account() {
 
 #[test]
 fn two_loops_wait_for_each_other_on_one_cpu_and_not_on_two() {
-    let Some(_alone) = alone_with("runqlat, together and apart", &["taskset", "chrt"]) else {
+    let Some(_alone) = alone_with(&["taskset", "chrt"]) else {
         return;
     };
     if std::thread::available_parallelism().unwrap().get() < 2 {

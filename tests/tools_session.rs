@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use flame::tools::TOOLS;
 
 use support::disk::LoopDevice;
-use support::flame_binary;
-use support::tool::{Running, alone_with, own_pid};
+use support::tool::{Running, alone_and_privileged, alone_with, flame, own_pid};
 
 /// A tool's name with what it cannot do without.
 fn invocation(tool: &'static str) -> Vec<&'static str> {
@@ -28,11 +27,11 @@ fn invocation(tool: &'static str) -> Vec<&'static str> {
 
 #[test]
 fn an_interval_alone_is_one_report_and_a_count_is_more() {
-    let Some(_alone) = alone_with("intervals", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     let reports = |arguments: &[&str]| {
-        let mut command = Command::new(flame_binary());
+        let mut command = Command::new(flame());
         let output = command.args(arguments).arg("--json").output().unwrap();
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap().lines().count()
@@ -44,7 +43,7 @@ fn an_interval_alone_is_one_report_and_a_count_is_more() {
 
 #[test]
 fn ctrl_c_prints_what_is_there() {
-    let Some(_alone) = alone_with("Ctrl-C", &["losetup"]) else {
+    let Some(_alone) = alone_with(&["losetup"]) else {
         return;
     };
     let device = LoopDevice::new();
@@ -86,12 +85,12 @@ fn ctrl_c_prints_what_is_there() {
 /// As in `flame TOOL 0.1 100 | head -1`.
 #[test]
 fn a_reader_that_leaves_ends_the_tool_without_a_word() {
-    let Some(_alone) = alone_with("closed pipes", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     for tool in ["cachestat", "runqlat", "biotop", "syslat"] {
         for format in [&["--json"][..], &[]] {
-            let mut child = Command::new(flame_binary())
+            let mut child = Command::new(flame())
                 .args([tool, "100ms", "600"])
                 .args(format)
                 .stdout(Stdio::piped())

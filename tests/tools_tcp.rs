@@ -11,12 +11,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use support::tool::{Running, alone_with, list, number, own_pid, sum_of};
+use support::tool::{Running, alone_and_privileged, alone_with, list, number, own_pid, sum_of};
 
 const REPLY: usize = 5000;
 const HOLD: Duration = Duration::from_millis(60);
@@ -60,7 +61,7 @@ fn bytes_at(events: &[Value], end: &str, port: u16) -> Vec<(u64, u64)> {
 
 #[test]
 fn tcplife_knows_the_bytes_the_time_and_the_owner_of_both_ends() {
-    let Some(_alone) = alone_with("tcplife", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     const SIZES: [usize; 3] = [1, 10_000, 3_000_000];
@@ -96,7 +97,7 @@ fn tcplife_knows_the_bytes_the_time_and_the_owner_of_both_ends() {
 
 #[test]
 fn tcplife_picks_ports_and_prints_bccs_columns() {
-    let Some(_alone) = alone_with("tcplife's options", &[]) else {
+    let Some(_alone) = alone_and_privileged() else {
         return;
     };
     let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -211,47 +212,65 @@ fn charged_to(report: &Value, comm: &str) -> u64 {
     })
 }
 
+/// Nobody else's.
+const LOST_ADDRESS: [u8; 4] = [127, 99, 0, 2];
+
+fn tcp_socket(tries: libc::c_int) -> OwnedFd {
+    // SAFETY: a socket call with plain arguments, and an option of our own socket.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+        assert!(socket >= 0);
+        let size = size_of::<libc::c_int>() as u32;
+        let tries = (&raw const tries).cast();
+        let set = libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, tries, size);
+        assert_eq!(set, 0);
+        OwnedFd::from_raw_fd(socket)
+    }
+}
+
+/// Connects to a listener whose queue is full; it needs no more than a loopback device.
+fn connect_in_vain(tries: libc::c_int) {
+    // SAFETY: all zeros are an address.
+    let mut address: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    address.sin_family = libc::AF_INET as u16;
+    address.sin_port = 9_u16.to_be();
+    address.sin_addr.s_addr = u32::from_ne_bytes(LOST_ADDRESS);
+    let size = size_of::<libc::sockaddr_in>() as u32;
+    let address = (&raw const address).cast();
+    let [listener, waiting, lost] = [(); 3].map(|()| tcp_socket(tries));
+    // A queue of accepted connections has one place more than it was asked for; a connection
+    // request that comes when it is full is dropped.
+    // SAFETY: plain socket calls on descriptors and an address of our own.
+    unsafe {
+        assert_eq!(libc::bind(listener.as_raw_fd(), address, size), 0);
+        assert_eq!(libc::listen(listener.as_raw_fd(), 0), 0);
+        assert_eq!(libc::connect(waiting.as_raw_fd(), address, size), 0);
+        // Its last packet may still be on the way into the queue.
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(libc::connect(lost.as_raw_fd(), address, size), -1);
+    }
+}
+
 #[test]
 fn tcpretrans_counts_each_lost_syn_and_charges_the_caller() {
-    let Some(_alone) = alone_with("tcpretrans of SYNs", &["ip"]) else {
+    let Some(_alone) = alone_with(&["ip"]) else {
         return;
     };
-    const RETRANSMITS: libc::c_int = 2;
+    const RETRANSMITS: u16 = 2;
     let tool = Running::start(&["tcpretrans"]);
     let by_comm = Running::start(&["tcpretrans", "--by-comm"]);
     let counted = in_own_network("lost-caller", || {
-        ip("link add v0 type veth peer name v1");
-        ip("addr add 10.99.0.1/24 dev v0");
-        ip("link set v0 up");
-        ip("link set v1 up");
-        // Nobody has this address: packets to it arrive at v1 and are dropped.
-        ip("neigh add 10.99.0.2 lladdr 02:00:00:00:00:02 dev v0");
-        // SAFETY: plain socket calls on a descriptor of our own.
-        unsafe {
-            let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
-            let size = size_of::<libc::c_int>() as u32;
-            let tries = RETRANSMITS;
-            let tries = (&raw const tries).cast();
-            assert_eq!(
-                libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, tries, size),
-                0
-            );
-            let mut address: libc::sockaddr_in = std::mem::zeroed();
-            address.sin_family = libc::AF_INET as u16;
-            address.sin_port = 9_u16.to_be();
-            address.sin_addr.s_addr = u32::from_ne_bytes([10, 99, 0, 2]);
-            let size = size_of::<libc::sockaddr_in>() as u32;
-            assert_eq!(libc::connect(socket, (&raw const address).cast(), size), -1);
-            libc::close(socket);
-        }
+        ip("link set lo up");
+        connect_in_vain(RETRANSMITS.into());
         retransmitted_segments()
     });
     // Kernels since 6.5 may try some times more before the limit counts.
-    assert!(counted >= RETRANSMITS as u64);
+    assert!(counted >= RETRANSMITS.into());
     let events = tool.finish();
+    let address = LOST_ADDRESS.map(|byte| byte.to_string()).join(".");
     let ours: Vec<_> = events
         .iter()
-        .filter(|event| event["raddr"] == "10.99.0.2")
+        .filter(|event| event["raddr"] == address)
         .collect();
     assert_eq!(ours.len() as u64, counted);
     for event in ours {
@@ -296,7 +315,7 @@ fn send_through_losses(mut stream: TcpStream) {
 
 #[test]
 fn tcpretrans_counts_each_lost_segment_of_established_connections() {
-    let Some(_alone) = alone_with("tcpretrans of data", &["ip", "nft"]) else {
+    let Some(_alone) = alone_with(&["ip", "nft"]) else {
         return;
     };
     let start = |options: &[&str]| Running::start(&[&["tcpretrans"], options].concat());

@@ -32,16 +32,12 @@ impl LoopDevice {
 
     /// Over another file.
     pub fn over(file: &Path) -> Self {
-        let mut command = Command::new("losetup");
-        command.args(["-f", "--show"]).arg(file);
-        let output = command.output().expect("running losetup");
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{message}");
-        let path = String::from_utf8(output.stdout).expect("a path");
-        Self {
-            path: path.trim().to_owned(),
-            file: None,
-        }
+        // Busybox's losetup does not show what it takes.
+        let free = Command::new("losetup").arg("-f").output();
+        let path = String::from_utf8(free.expect("running losetup").stdout).expect("a path");
+        let path = path.trim().to_owned();
+        super::succeed(Command::new("losetup").arg(&path).arg(file));
+        Self { path, file: None }
     }
 
     /// Without `/dev/`.

@@ -71,11 +71,6 @@ pub fn target_folder() -> PathBuf {
         .into()
 }
 
-/// The `flame` binary under test.
-pub fn flame_binary() -> &'static str {
-    env!("CARGO_BIN_EXE_flame")
-}
-
 /// The repository's top folder.
 pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -108,7 +108,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The `flame` binary under test.
 pub fn flame() -> Command {
-    Command::new(super::flame_binary())
+    Command::new(env!("CARGO_BIN_EXE_flame"))
 }
 
 /// A `flame` run whose folded stacks and statistics the test wants to see.

@@ -1,5 +1,9 @@
 //! Tools of `flame` that are attached and count, while the test makes a known load.
 
+// Each test binary compiles its own copy and uses a part of it.
+#![allow(dead_code)]
+
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -8,14 +12,44 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{can_sample_with, flame_binary};
+/// The program under test: the one that was built with this test, or, where the test runs on another
+/// machine than it was built on, what `FLAME` says.
+pub fn flame() -> OsString {
+    std::env::var_os("FLAME").unwrap_or_else(|| env!("CARGO_BIN_EXE_flame").into())
+}
+
+/// Where a file is on a disk. Not in a tmpfs: its pages are the file.
+pub fn disk_folder() -> PathBuf {
+    let given = std::env::var_os("TEST_DISK_FOLDER");
+    given.map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from)
+}
 
 /// Loads run in this process and are told apart by its PID, so one test runs at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The right to run, or `None` where this machine lacks what `test` needs (it says so).
-pub fn alone_with(test: &str, programs: &[&str]) -> Option<MutexGuard<'static, ()>> {
-    can_sample_with(test, programs).then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+/// The turn of a test; none without root, except where `CI` is set.
+pub fn alone_and_privileged() -> Option<MutexGuard<'static, ()>> {
+    alone_with(&[])
+}
+
+/// The turn of a test that needs these programs; none where something is missing (it says so),
+/// except where `CI` is set.
+pub fn alone_with(programs: &[&str]) -> Option<MutexGuard<'static, ()>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed =
+        |program: &&str| std::env::split_paths(&path).any(|folder| folder.join(program).exists());
+    let missing = if rustix::process::geteuid().is_root() {
+        programs.iter().copied().find(|program| !installed(program))
+    } else {
+        Some("root")
+    };
+    if let Some(missing) = missing {
+        let ci = std::env::var_os("CI").is_some();
+        assert!(!ci, "CI must run these tests with {missing}");
+        eprintln!("skipped: needs {missing}");
+        return None;
+    }
+    Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A tool that is attached and counts.
@@ -32,7 +66,7 @@ impl Running {
 
     /// Starts a tool and waits until it counts.
     pub fn start_as_text(arguments: &[&str]) -> Self {
-        let mut child = Command::new(flame_binary())
+        let mut child = Command::new(flame())
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
