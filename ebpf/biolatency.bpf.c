@@ -39,7 +39,7 @@ int complete(__u64 *args)
 	__u64 now = bpf_ktime_get_ns();
 	if (now >= issued->start_ns)
 		add_to_histogram(&key, now - issued->start_ns);
-	forget_issue(rq);
+	forget_issue(issued);
 	return 0;
 }
 

@@ -41,7 +41,7 @@ int complete(__u64 *args)
 		__builtin_memcpy(key.comm, issued->owner.comm, sizeof(key.comm));
 		add_to_tally(&key, 1, issued->bytes, bpf_ktime_get_ns() - issued->start_ns);
 	}
-	forget_issue(rq);
+	forget_issue(issued);
 	return 0;
 }
 

@@ -78,7 +78,8 @@ fn keys_counts_and_events_agree() {
             start_map_full,
             report_map_full,
             ring_full,
-            end_without_start
+            end_without_start,
+            not_reported,
         ]
     );
     assert_same_layout!(of("biolatency"), "histogram", Histogram, [sum, max, slots]);

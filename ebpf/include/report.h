@@ -44,6 +44,8 @@ struct losses {
 	__u64 ring_full;
 	/* An end whose beginning was not seen. */
 	__u64 end_without_start;
+	/* Something between two events must have happened, and the kernel did not report it. */
+	__u64 not_reported;
 };
 
 struct {

@@ -4,7 +4,7 @@
 //! `block_rq_issue` lost a parameter in 5.11 and in 5.10.137. BTF tells what this kernel has.
 //! Format: Documentation/bpf/btf.rst.
 
-use std::collections::HashMap;
+use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
@@ -32,64 +32,14 @@ pub enum Parameter {
     Scalar,
 }
 
-/// The tracepoints and functions of the running kernel.
+/// The types of the running kernel, as it shows them. A tool asks for a handful of names among a
+/// hundred thousand, so they are looked for when asked for.
 #[derive(Debug, Default)]
 pub struct KernelBtf {
-    tracepoints: HashMap<String, Vec<Parameter>>,
-    functions: HashMap<String, Vec<Parameter>>,
-}
-
-impl KernelBtf {
-    /// Reads `/sys/kernel/btf/vmlinux`.
-    ///
-    /// # Errors
-    /// When the kernel has no BTF or it cannot be understood.
-    pub fn read() -> Result<Self> {
-        let path = "/sys/kernel/btf/vmlinux";
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
-        Self::parse(&bytes)
-    }
-
-    /// The parameters of a tracepoint (without the first, hidden one), if the kernel has it.
-    #[must_use]
-    pub fn tracepoint(&self, name: &str) -> Option<&[Parameter]> {
-        self.tracepoints.get(name).map(Vec::as_slice)
-    }
-
-    /// The parameters of a function, if the kernel has one of this name that was not inlined.
-    #[must_use]
-    pub fn function(&self, name: &str) -> Option<&[Parameter]> {
-        self.functions.get(name).map(Vec::as_slice)
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self> {
-        let table = Table::new(bytes).context("the kernel's BTF is damaged")?;
-        let mut found = Self::default();
-        for entry in &table.types {
-            let Some(name) = table.name(entry.name) else {
-                continue;
-            };
-            match entry.kind {
-                KIND_TYPEDEF => {
-                    if let Some(hook) = name.strip_prefix("btf_trace_") {
-                        // typedef → pointer → prototype; the first parameter is the probe's data.
-                        let prototype = table.get(entry.target).map(|p| p.target);
-                        let mut parameters = table.parameters(prototype.unwrap_or(0));
-                        if !parameters.is_empty() {
-                            parameters.remove(0);
-                        }
-                        found.tracepoints.insert(hook.to_owned(), parameters);
-                    }
-                }
-                KIND_FUNC => {
-                    let parameters = table.parameters(entry.target);
-                    found.functions.insert(name.to_owned(), parameters);
-                }
-                _ => {}
-            }
-        }
-        Ok(found)
-    }
+    bytes: Vec<u8>,
+    strings: Range<usize>,
+    /// Where each type begins.
+    types: Vec<u32>,
 }
 
 struct Type {
@@ -101,54 +51,81 @@ struct Type {
     extra: usize,
 }
 
-struct Table<'a> {
-    bytes: &'a [u8],
-    strings: &'a [u8],
-    types: Vec<Type>,
-}
+impl KernelBtf {
+    /// Reads `/sys/kernel/btf/vmlinux`.
+    ///
+    /// # Errors
+    /// When the kernel has no BTF or it cannot be understood.
+    pub fn read() -> Result<Self> {
+        let path = "/sys/kernel/btf/vmlinux";
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {path}"))?;
+        Self::parse(bytes)
+    }
 
-impl<'a> Table<'a> {
-    fn new(bytes: &'a [u8]) -> Result<Self> {
-        let header = |index: usize| word(bytes, 4 * index).map(|word| word as usize);
-        let magic = word(bytes, 0).unwrap_or(0) & 0xffff;
+    /// The parameters of a tracepoint (without the first, hidden one), if the kernel has it.
+    #[must_use]
+    pub fn tracepoint(&self, name: &str) -> Option<Vec<Parameter>> {
+        let name = format!("btf_trace_{name}");
+        let mut named = self.of_kind(KIND_TYPEDEF);
+        let (_, entry) = named.find(|(found, _)| *found == name)?;
+        // typedef → pointer → prototype; the first parameter is the probe's data.
+        let prototype = self.get(entry.target)?.target;
+        Some(self.parameters(prototype).into_iter().skip(1).collect())
+    }
+
+    /// The parameters of a function, if the kernel has one of this name that was not inlined.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<Vec<Parameter>> {
+        let mut named = self.of_kind(KIND_FUNC);
+        let (_, entry) = named.find(|(found, _)| *found == name)?;
+        Some(self.parameters(entry.target))
+    }
+
+    fn of_kind(&self, kind: u32) -> impl Iterator<Item = (&str, Type)> {
+        let types = self.types.iter();
+        let types = types.filter_map(|at| type_at(&self.bytes, *at as usize));
+        let of_kind = types.filter(move |entry| entry.kind == kind);
+        of_kind.filter_map(|entry| Some((self.name(entry.name)?, entry)))
+    }
+
+    fn parse(bytes: Vec<u8>) -> Result<Self> {
+        let magic = word(&bytes, 0).unwrap_or(0) & 0xffff;
         ensure!(magic == 0xeb9f, "not BTF of this machine's byte order");
         let parse = || {
+            let header = |index: usize| word(&bytes, 4 * index).map(|word| word as usize);
             let base = header(1)?;
-            let types = base.checked_add(header(2)?)?;
-            let types_end = types.checked_add(header(3)?)?;
+            let start = base.checked_add(header(2)?)?;
+            let end = start.checked_add(header(3)?)?;
             let strings = base.checked_add(header(4)?)?;
-            let strings_end = strings.checked_add(header(5)?)?;
-            let strings = bytes.get(strings..strings_end)?;
-            let mut table = Self {
-                bytes,
-                strings,
-                types: Vec::new(),
-            };
-            let mut at = types;
-            while at < types_end {
-                let info = word(bytes, at + 4)?;
-                let (kind, count) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
-                table.types.push(Type {
-                    name: word(bytes, at)?,
-                    kind,
-                    count,
-                    target: word(bytes, at + 8)?,
-                    extra: at + 12,
-                });
-                at += 12 + extra_bytes(kind, count);
+            let strings = strings..strings.checked_add(header(5)?)?;
+            bytes.get(strings.clone())?;
+            let mut types = Vec::new();
+            let mut at = start;
+            while at < end {
+                let entry = type_at(&bytes, at)?;
+                types.push(at as u32);
+                at = entry.extra + extra_bytes(entry.kind, entry.count);
             }
-            Some(table)
+            Some((strings, types))
         };
-        parse().context("shorter than its header says")
+        let (strings, types) =
+            parse().context("the kernel's BTF is shorter than its header says")?;
+        Ok(Self {
+            bytes,
+            strings,
+            types,
+        })
     }
 
     /// Types are numbered from 1; 0 is `void`.
-    fn get(&self, id: u32) -> Option<&Type> {
-        self.types.get((id as usize).checked_sub(1)?)
+    fn get(&self, id: u32) -> Option<Type> {
+        let at = self.types.get((id as usize).checked_sub(1)?)?;
+        type_at(&self.bytes, *at as usize)
     }
 
-    fn name(&self, offset: u32) -> Option<&'a str> {
-        let rest = self.strings.get(offset as usize..)?;
+    fn name(&self, offset: u32) -> Option<&str> {
+        let strings = self.bytes.get(self.strings.clone())?;
+        let rest = strings.get(offset as usize..)?;
         let end = rest.iter().position(|byte| *byte == 0)?;
         std::str::from_utf8(&rest[..end]).ok()
     }
@@ -161,7 +138,7 @@ impl<'a> Table<'a> {
             return Vec::new();
         };
         (0..prototype.count)
-            .filter_map(|index| word(self.bytes, prototype.extra + 8 * index + 4))
+            .filter_map(|index| word(&self.bytes, prototype.extra + 8 * index + 4))
             .map(|id| self.passed_as(id))
             .collect()
     }
@@ -179,6 +156,17 @@ impl<'a> Table<'a> {
         }
         Parameter::Scalar
     }
+}
+
+fn type_at(bytes: &[u8], at: usize) -> Option<Type> {
+    let info = word(bytes, at + 4)?;
+    Some(Type {
+        name: word(bytes, at)?,
+        kind: (info >> 24) & 0x1f,
+        count: (info & 0xffff) as usize,
+        target: word(bytes, at + 8)?,
+        extra: at + 12,
+    })
 }
 
 fn extra_bytes(kind: u32, count: usize) -> usize {
@@ -219,7 +207,7 @@ mod tests {
     fn damaged_btf_is_an_error_at_every_length() {
         let bytes = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
         for length in (0..bytes.len()).step_by(bytes.len() / 50) {
-            assert!(KernelBtf::parse(&bytes[..length]).is_err());
+            assert!(KernelBtf::parse(bytes[..length].to_vec()).is_err());
         }
     }
 }

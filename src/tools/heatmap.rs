@@ -11,7 +11,11 @@ const CELL_WIDTH_MAX: usize = 24;
 const CELL_HEIGHT: usize = 16;
 const PICTURE_WIDTH: usize = 1000;
 const LABELS_WIDTH: usize = 150;
-const TITLE_HEIGHT: usize = 34;
+/// Of a time of day under the columns, with some room.
+const TIME_WIDTH: usize = 80;
+const SWATCH_WIDTH: usize = 18;
+/// The title, and the legend under it.
+const TITLE_HEIGHT: usize = 62;
 const AXIS_HEIGHT: usize = 26;
 /// Shades of the colour scale, from few to many; counts are told apart by their logarithm.
 const SHADES: u64 = 8;
@@ -94,9 +98,11 @@ impl Heatmap {
             let (low, high) = row_bounds(row);
             writeln!(
                 out,
-                r#"<text class="label" x="{}" y="{}">{low} – {high}</text>"#,
+                r#"<text class="label" x="{}" y="{}">{} – {}</text>"#,
                 LABELS_WIDTH - 8,
-                y + 12
+                y + 12,
+                duration(low, self.unit),
+                duration(high + 1, self.unit)
             )?;
             for (index, column) in self.columns.iter().enumerate() {
                 let count = column.rows[row];
@@ -118,9 +124,14 @@ impl Heatmap {
     }
 
     fn write_times(&self, out: &mut dyn Write, cell_width: usize, height: usize) -> io::Result<()> {
-        // A label is some 60 pixels wide.
-        let step = (80 / cell_width).max(1);
+        let step = (TIME_WIDTH / cell_width).max(1);
+        let mut last = "";
         for (index, column) in self.columns.iter().enumerate().step_by(step) {
+            // Columns may be shorter than a second.
+            if column.time == last {
+                continue;
+            }
+            last = &column.time;
             writeln!(
                 out,
                 r#"<text x="{}" y="{}">{}</text>"#,
@@ -133,10 +144,50 @@ impl Heatmap {
     }
 }
 
+/// A row's border as people read it: `512 µs`, `1.02 ms`, `1.05 s`.
+fn duration(value: u64, unit: &str) -> String {
+    let us = match unit {
+        "usecs" => value as f64,
+        "msecs" => value as f64 * 1e3,
+        _ => return value.to_string(),
+    };
+    let (scaled, name) = match us {
+        ..1e3 => return format!("{us} µs"),
+        ..1e6 => (us / 1e3, "ms"),
+        _ => (us / 1e6, "s"),
+    };
+    let decimals = match scaled {
+        ..10.0 => 2,
+        ..100.0 => 1,
+        _ => 0,
+    };
+    format!("{scaled:.decimals$} {name}")
+}
+
 fn add(rows: &mut [u64; ROWS], others: &[u64; ROWS]) {
     for (row, other) in rows.iter_mut().zip(others) {
         *row += other;
     }
+}
+
+/// The colours, from one to the largest count; between them goes its logarithm.
+fn write_legend(out: &mut dyn Write, largest: u64) -> io::Result<()> {
+    let (x, y) = (LABELS_WIDTH, TITLE_HEIGHT - 24);
+    writeln!(
+        out,
+        r#"<text class="label" x="{}" y="{}">count in a cell: 1</text>"#,
+        x - 8,
+        y + 11
+    )?;
+    for step in 1..=SHADES {
+        let at = x + SWATCH_WIDTH * (step as usize - 1);
+        writeln!(
+            out,
+            r#"<rect class="s{step}" x="{at}" y="{y}" width="{SWATCH_WIDTH}" height="14"/>"#
+        )?;
+    }
+    let end = x + SWATCH_WIDTH * SHADES as usize + 8;
+    writeln!(out, r#"<text x="{end}" y="{}">{largest}</text>"#, y + 11)
 }
 
 /// 1 for the smallest count, [`SHADES`] for the largest.
@@ -182,9 +233,9 @@ rect:hover {{ stroke: #000; }}"#
     }
     writeln!(
         out,
-        "}}\n</style>\n<text class=\"title\" x=\"12\" y=\"22\">{tool}: latency in {unit} over time, \
-         darkest = {largest}</text>"
-    )
+        "}}\n</style>\n<text class=\"title\" x=\"12\" y=\"22\">{tool}: latency in {unit} over time</text>"
+    )?;
+    write_legend(out, largest)
 }
 
 #[cfg(test)]
@@ -211,11 +262,34 @@ mod tests {
         heatmap.push("10:00:01".into(), &rows(&[(3, 1), (5, 90)]), "usecs");
         heatmap.push("10:00:02".into(), &rows(&[(4, 7)]), "usecs");
         let svg = svg(&heatmap);
-        assert_eq!(svg.matches("<rect").count(), 3);
+        let legend = SHADES as usize;
+        assert_eq!(svg.matches("<rect").count(), 3 + legend);
+        assert_eq!(svg.matches("<title>10:00:0").count(), 3);
         assert!(svg.contains("<title>10:00:01: 90 of 16 – 31 usecs</title>"));
         assert!(svg.contains("<title>10:00:02: 7 of 8 – 15 usecs</title>"));
         assert!(svg.contains(r#"class="s8""#) && svg.contains(r#"class="s1""#));
         assert!(svg.contains("prefers-color-scheme: dark"));
+    }
+
+    #[test]
+    fn borders_are_read_in_the_unit_that_fits() {
+        let of = |value| duration(value, "usecs");
+        assert_eq!([of(0), of(512)], ["0 µs", "512 µs"]);
+        assert_eq!(
+            [of(1024), of(65_536), of(524_288)],
+            ["1.02 ms", "65.5 ms", "524 ms"]
+        );
+        assert_eq!(of(1 << 20), "1.05 s");
+        assert_eq!(duration(2, "msecs"), "2.00 ms");
+    }
+
+    #[test]
+    fn columns_shorter_than_a_second_share_a_label() {
+        let mut heatmap = Heatmap::default();
+        for _ in 0..40 {
+            heatmap.push("10:00:01".into(), &rows(&[(3, 1)]), "usecs");
+        }
+        assert_eq!(svg(&heatmap).matches(">10:00:01<").count(), 1);
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub struct Losses {
     pub ring_full: u64,
     /// Ends whose beginning was not seen: they began before the tool did.
     pub end_without_start: u64,
+    /// Events that must have happened between two others and that the kernel did not report.
+    pub not_reported: u64,
 }
 // SAFETY: integers without padding, C layout.
 unsafe impl Pod for Losses {}
@@ -98,6 +100,7 @@ impl Losses {
             sum.report_map_full += cpu.report_map_full;
             sum.ring_full += cpu.ring_full;
             sum.end_without_start += cpu.end_without_start;
+            sum.not_reported += cpu.not_reported;
         }
         Ok(sum)
     }
@@ -110,6 +113,7 @@ impl Losses {
             ("report_map_full", self.report_map_full),
             ("ring_full", self.ring_full),
             ("end_without_start", self.end_without_start),
+            ("not_reported", self.not_reported),
         ];
         named.retain(|(_, count)| *count > 0);
         named

@@ -179,6 +179,17 @@ impl Browser {
         std::fs::write(file, png.unwrap()).unwrap();
     }
 
+    /// Moves the mouse over the element that JavaScript `find` returns.
+    pub fn hover(&self, find: &str) {
+        let element = self.script(find);
+        self.post(
+            "/actions",
+            &json!({"actions": [{"type": "pointer", "id": "mouse", "actions": [
+                {"type": "pointerMove", "duration": 0, "x": 0, "y": 0, "origin": element},
+            ]}]}),
+        );
+    }
+
     fn click(&self, find: &str) {
         let element = self.script(find);
         let id = element[ELEMENT]

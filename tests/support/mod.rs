@@ -3,9 +3,11 @@
 // Each test binary compiles its own copy and uses a part of it.
 #![allow(dead_code)]
 
+pub mod disk;
 pub mod folded;
 pub mod postgres;
 pub mod run;
+pub mod tool;
 pub mod truth;
 pub mod workload;
 

@@ -47,6 +47,19 @@ pub struct BpfCost {
     pub samples: u64,
 }
 
+/// What one BPF program took so far.
+#[derive(Debug, Clone)]
+pub struct ProgramCost {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// As bpftool calls it.
+    pub kind: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// For how long in all.
+    pub run_time_ns: u64,
+}
+
 impl BpfPrograms {
     /// Remembers what is loaded before the profiler starts.
     pub fn before() -> Result<Self> {
@@ -59,21 +72,32 @@ impl BpfPrograms {
 
     /// The cost so far; `None` when nothing new took a sample.
     pub fn cost(&self) -> Result<Option<BpfCost>> {
-        let mut cost = BpfCost {
-            run_time_ns: 0,
-            samples: 0,
+        let programs = self.each()?;
+        let samplers = programs
+            .iter()
+            .filter(|program| program.kind == "perf_event");
+        let cost = BpfCost {
+            run_time_ns: programs.iter().map(|program| program.run_time_ns).sum(),
+            samples: samplers.map(|program| program.runs).max().unwrap_or(0),
         };
-        for program in loaded_programs()? {
-            let number = |field: &str| program[field].as_u64().unwrap_or(0);
-            if self.before.contains(&number("id")) {
-                continue;
-            }
-            cost.run_time_ns += number("run_time_ns");
-            if program["type"] == "perf_event" {
-                cost.samples = cost.samples.max(number("run_cnt"));
-            }
-        }
         Ok((cost.samples > 0).then_some(cost))
+    }
+
+    /// What each new program cost so far.
+    pub fn each(&self) -> Result<Vec<ProgramCost>> {
+        let programs = loaded_programs()?;
+        let number = |program: &Value, field: &str| program[field].as_u64().unwrap_or(0);
+        let new = programs
+            .iter()
+            .filter(|program| !self.before.contains(&number(program, "id")));
+        Ok(new
+            .map(|program| ProgramCost {
+                name: program["name"].as_str().unwrap_or_default().to_owned(),
+                kind: program["type"].as_str().unwrap_or_default().to_owned(),
+                runs: number(program, "run_cnt"),
+                run_time_ns: number(program, "run_time_ns"),
+            })
+            .collect())
     }
 }
 

@@ -7,6 +7,8 @@
 mod measure;
 mod profilers;
 mod table;
+mod tool_loads;
+mod tools;
 
 // Tests use the rest of it.
 #[allow(dead_code)]
@@ -28,6 +30,9 @@ use profilers::{Profiler, Run};
 /// How the comparison is run.
 #[derive(Debug, clap::Args)]
 pub struct Options {
+    /// Compare the latency tools with libbpf-tools' instead of the profilers.
+    #[arg(long)]
+    tools: bool,
     /// Rounds; each runs every profiler once.
     #[arg(long, default_value_t = 3)]
     runs: usize,
@@ -56,11 +61,19 @@ const LOAD_LIMIT: Duration = Duration::from_hours(2);
 
 /// Runs the comparison and prints its table.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    for tool in ["perf", "bpftrace", "bpftool"] {
+    let (needed, packages) = if options.tools {
+        (tools::NEEDED, "libbpf-tools bpftool mount util-linux")
+    } else {
+        (
+            &["perf", "bpftrace", "bpftool"][..],
+            "linux-perf bpftrace bpftool",
+        )
+    };
+    for tool in needed {
         let found = Command::new(tool).arg("--version").output().is_ok();
         ensure!(
             found,
-            "{tool} is not installed\n  remedy: apt-get install linux-perf bpftrace bpftool"
+            "{tool} is not installed\n  remedy: apt-get install {packages}"
         );
     }
     let flame = match &options.flame {
@@ -70,6 +83,10 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         None => build_flame(root)?,
     };
     let _stats = measure::BpfStats::enable()?;
+    if options.tools {
+        let table = tools::run(&flame, options.runs, Duration::from_secs(options.seconds))?;
+        return publish(&table, options);
+    }
     let postgres = Postgres::start(options.scale)?;
     let _load = postgres.load(options.clients, LOAD_LIMIT)?;
     let mut columns: Vec<(Profiler, Vec<Run>)> = Profiler::ALL
@@ -88,7 +105,10 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             runs.push(run.with_context(|| format!("running {}", profiler.name()))?);
         }
     }
-    let table = table::markdown(&columns, options);
+    publish(&table::markdown(&columns, options), options)
+}
+
+fn publish(table: &str, options: &Options) -> Result<()> {
     print!("{table}");
     if let Some(output) = &options.output {
         fs::write(output, table).with_context(|| output.display().to_string())?;

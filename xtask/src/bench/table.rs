@@ -88,7 +88,7 @@ fn circumstances(options: &Options) -> String {
 }
 
 /// The middle value; the mean of the two middle ones of an even number.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;

@@ -37,7 +37,14 @@ const WORKLOADS: &[Workload] = &[
 ];
 
 /// Tests of this repository that the guests run too: the tools against loads of known size.
-const TESTS: &[&str] = &["tools_exact", "funccount_exact"];
+const TESTS: &[&str] = &[
+    "funccount_exact",
+    "tools_block",
+    "tools_calls",
+    "tools_memory",
+    "tools_scheduler",
+    "tools_tcp",
+];
 
 const FRAME_POINTERS: &[&str] = &[
     "-O1",

@@ -42,21 +42,21 @@ pub const CHECKS: &[Check] = &[
         "biolatency",
         "biolatency",
         "each of 160 requests",
-        "tools_exact",
+        "tools_block",
         "biolatency_counts_each_request_once"
     ),
     tool!(
         "biotop",
         "biotop",
         "requests, bytes, direction, owner",
-        "tools_exact",
+        "tools_block",
         "biotop_and_biocount_know_bytes_direction_and_owner"
     ),
     tool!(
         "biocount",
         "biocount",
         "requests, bytes, direction",
-        "tools_exact",
+        "tools_block",
         "biotop_and_biocount_know_bytes_direction_and_owner"
     ),
     Check {
@@ -68,7 +68,7 @@ pub const CHECKS: &[Check] = &[
             losetup $disk /run/disk.img && mke2fs -b 4096 $disk >/dev/null || exit
             mkdir -p /disk && mount -t ext4 $disk /disk || exit
             echo asked 1
-            FLAME=/bin/flame CI=true TEST_DISK_FOLDER=/disk tools_exact --exact --nocapture \
+            FLAME=/bin/flame CI=true TEST_DISK_FOLDER=/disk tools_memory --exact --nocapture \
                 cachestat_tells_cold_from_warm_to_the_page",
         judge: counts_exactly,
     },
@@ -76,49 +76,49 @@ pub const CHECKS: &[Check] = &[
         "runqlat",
         "runqlat",
         "each wait of two loops on one CPU",
-        "tools_exact",
+        "tools_scheduler",
         "runqlat_agrees_with_the_schedulers_own_account"
     ),
     tool!(
         "syslat",
         "syslat",
         "each of 12 345 calls; known sleeps",
-        "tools_exact",
+        "tools_calls",
         "syslat_counts_each_call syslat_times_a_known_sleep_and_can_leave_it_out"
     ),
     tool!(
         "vfslat",
         "vfslat",
         "each of 200 reads and 300 writes",
-        "tools_exact",
+        "tools_calls",
         "vfslat_counts_file_reads_and_writes_apart"
     ),
     tool!(
         "tcplife",
         "tcplife",
         "bytes and owner of both ends",
-        "tools_exact",
-        "tcplife_knows_the_bytes_and_the_owner_of_both_ends"
+        "tools_tcp",
+        "tcplife_knows_the_bytes_the_time_and_the_owner_of_both_ends"
     ),
     tool!(
         "tcpretrans",
         "tcpretrans",
         "each retransmit, and its sender",
-        "tools_exact",
-        "tcpretrans_counts_each_retransmit_and_charges_the_sender"
+        "tools_tcp",
+        "tcpretrans_counts_each_lost_syn_and_charges_the_caller"
     ),
     tool!(
         "kmalloc",
         "kmalloc",
         "messages and their bytes",
-        "tools_exact",
+        "tools_memory",
         "kmalloc_counts_messages_and_their_bytes"
     ),
     tool!(
         "pagealloc",
         "pagealloc",
         "3000 touched pages",
-        "tools_exact",
+        "tools_memory",
         "pagealloc_counts_touched_pages"
     ),
     tool!(
