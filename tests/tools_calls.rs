@@ -10,8 +10,6 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::tool::{
