@@ -181,19 +181,21 @@ static __always_inline void send_whole(const struct sample_context *sample,
 		count_rescue(sample->stats, why);
 }
 
-/* Page by page, as nothing tells where a stack ends. Gives the bytes copied. */
+/* Page by page, as nothing tells where a stack ends. Pages that were never touched cannot be read
+ * and are left as zeros, which is what they hold. Gives the bytes up to the last page read. */
 static __noinline __u32 copy_user_stack(struct stack_snapshot *snapshot)
 {
 	unsigned char *to = snapshot->stack;
 	__u64 from = snapshot->registers.sp;
-	__u32 copied = 0;
+	__u32 at = 0, copied = 0;
 
 	for (int page = 0; page < SNAPSHOT_STACK_PAGES; page++) {
 		__u32 bytes = 4096 - (from & 4095);
-		if (copied > (SNAPSHOT_STACK_PAGES - 1) * 4096 ||
-		    bpf_probe_read_user(to + copied, bytes, (void *)from))
+		if (at > (SNAPSHOT_STACK_PAGES - 1) * 4096)
 			break;
-		copied += bytes;
+		if (!bpf_probe_read_user(to + at, bytes, (void *)from))
+			copied = at + bytes;
+		at += bytes;
 		from += bytes;
 	}
 	return copied;

@@ -526,6 +526,10 @@ static __always_inline __u32 user_registers(struct bpf_perf_event_data *ctx,
 		if (bpf_probe_read_kernel(regs, sizeof(*regs),
 					  (void *)bpf_task_pt_regs(bpf_get_current_task_btf())))
 			return UNWIND_NO_USER;
+		/* Behind a system call (-1: none) may be the next function, as for the C
+		 * library's sigreturn. */
+		if ((long)regs->orig_ax >= 0)
+			regs->ip--;
 	}
 	st->pc = regs->ip;
 	st->sp = regs->sp;

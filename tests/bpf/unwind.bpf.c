@@ -70,10 +70,10 @@ int walk(struct bpf_perf_event_data *ctx)
 				(void *)(st->registers.ip - UNWIND_CODE_BEFORE)))
 		record->code[UNWIND_CODE_BEFORE] = 0;
 	for (int page = 0; page < STACK_PAGES; page++) {
-		if (bpf_probe_read_user(record->stack + page * PAGE, PAGE,
-					(void *)(record->stack_start + page * PAGE)))
-			break;
-		record->stack_pages++;
+		/* A page that was never touched cannot be read: zeros, as it holds. */
+		if (!bpf_probe_read_user(record->stack + page * PAGE, PAGE,
+					 (void *)(record->stack_start + page * PAGE)))
+			record->stack_pages = page + 1;
 	}
 	bpf_ringbuf_submit(record, 0);
 	return 0;
