@@ -15,6 +15,9 @@ struct txg_event {
 	char pool[POOL_NAME_LEN];
 };
 
+/* Has the layout written to the object's types, for the test that compares it with the Rust side. */
+const volatile struct txg_event event_layout = {};
+
 struct sync_start {
 	__u64 begin_ns;
 	__u64 spa;

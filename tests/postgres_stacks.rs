@@ -22,7 +22,8 @@ use support::{can_sample_with, sampling_turn};
 const HZ: u32 = 499;
 /// Not the same: two clocks in step would sample each other's work.
 const PERF_HZ: u32 = 457;
-const SECONDS: u32 = 8;
+/// Ten thousand samples a side: at a quarter of them chance is half a point.
+const SECONDS: u32 = 20;
 
 /// A join and a sort over pgbench's tables, again and again.
 const ANALYTIC: &str = "select b.bid, count(*), sum(a.abalance), max(a.filler) \

@@ -28,7 +28,7 @@ pub fn printable(text: &str, bytes_max: usize) -> Cow<'_, str> {
 /// - trimmed, since readers of the folded format trim lines, and [`UNKNOWN`] when nothing is left;
 /// - `;` (the separator of frames) becomes `:`;
 /// - a trailing `_[k]`, `_[i]`, `_[j]`, `_[w]` (a mark, which only we may set) becomes `_(k)`;
-/// - a leading `# ` (a comment, for some readers) becomes `\x23 `.
+/// - a leading `# `, or `#` alone (a comment, for some readers) becomes `\x23 `.
 #[must_use]
 pub fn frame(name: &str) -> Cow<'_, str> {
     let name = name.trim();
@@ -36,7 +36,7 @@ pub fn frame(name: &str) -> Cow<'_, str> {
         return Cow::Borrowed(UNKNOWN);
     }
     let mut clean = escape(name, FRAME_NAME_BYTES_MAX, |c| c == ';' || is_hazard(c));
-    if clean.starts_with("# ") {
+    if &*clean == "#" || clean.starts_with("# ") {
         clean = Cow::Owned(format!("\\x23{}", &clean[1..]));
     }
     if let Some(letter) = mark_letter(&clean) {
@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(frame("evil_[k]_[w]"), "evil_[k]_(w)");
         assert_eq!(frame("array_[0]"), "array_[0]");
         assert_eq!(frame("  # hidden"), "\\x23 hidden");
+        assert_eq!(frame("#"), "\\x23");
     }
 
     #[test]
