@@ -7,6 +7,7 @@ pub mod disk;
 pub mod folded;
 pub mod postgres;
 pub mod run;
+pub mod symbols;
 pub mod tool;
 pub mod truth;
 pub mod workload;
