@@ -124,31 +124,44 @@ fn kmalloc_counts_messages_and_their_bytes() {
     let Some(_alone) = alone_and_privileged() else {
         return;
     };
-    const MESSAGES: u64 = 500;
     // msgsnd(2) takes one kmalloc of a header and the text; two sizes take the header out.
-    let requested = [104_usize, 904].map(|size| {
-        let prepare = move || {
-            // SAFETY: takes integers alone.
-            let queue = unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) };
-            assert!(queue >= 0);
-            (queue, vec![1_u64; 1 + size / 8])
-        };
-        let rows = tallied("kmalloc", prepare, move |(queue, mut message)| {
-            // SAFETY: a message queue of our own, removed at the end; the buffer outlives the
-            // calls.
-            unsafe {
-                for _ in 0..MESSAGES {
-                    assert_eq!(libc::msgsnd(queue, message.as_ptr().cast(), size, 0), 0);
-                    let got = libc::msgrcv(queue, message.as_mut_ptr().cast(), size, 0, 0);
-                    assert_eq!(got, size as isize);
-                }
-                libc::msgctl(queue, libc::IPC_RMID, std::ptr::null_mut());
+    let requested = [104, 904].map(|size| {
+        // The slab allocator takes memory for itself now and then, in whose name it happens to be;
+        // that is counted, too, and such a load is no known one.
+        for _ in 0..5 {
+            let rows = kmalloc_of_messages(size);
+            let count = sum_of(&rows, "count", |_| true);
+            assert!(count >= MESSAGES, "{rows:?}");
+            if count == MESSAGES {
+                return sum_of(&rows, "requested_bytes", |_| true);
             }
-        });
-        assert_eq!(sum_of(&rows, "count", |_| true), MESSAGES, "{rows:?}");
-        sum_of(&rows, "requested_bytes", |_| true)
+        }
+        panic!("never {MESSAGES} allocations for as many messages");
     });
     assert_eq!(requested[1] - requested[0], MESSAGES * (904 - 104));
+}
+
+const MESSAGES: u64 = 500;
+
+/// What `kmalloc` tells of sending and receiving [`MESSAGES`] of `size` bytes.
+fn kmalloc_of_messages(size: usize) -> Vec<Value> {
+    let prepare = move || {
+        // SAFETY: takes integers alone.
+        let queue = unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) };
+        assert!(queue >= 0);
+        (queue, vec![1_u64; 1 + size / 8])
+    };
+    tallied("kmalloc", prepare, move |(queue, mut message)| {
+        // SAFETY: a message queue of our own, removed at the end; the buffer outlives the calls.
+        unsafe {
+            for _ in 0..MESSAGES {
+                assert_eq!(libc::msgsnd(queue, message.as_ptr().cast(), size, 0), 0);
+                let got = libc::msgrcv(queue, message.as_mut_ptr().cast(), size, 0, 0);
+                assert_eq!(got, size as isize);
+            }
+            libc::msgctl(queue, libc::IPC_RMID, std::ptr::null_mut());
+        }
+    })
 }
 
 #[test]
