@@ -157,13 +157,15 @@ fn runqlat_agrees_with_the_schedulers_own_account() {
         let histogram = histogram_of(&report, pid).unwrap();
         let (count, sum_us) = (number(histogram, "count"), number(histogram, "sum"));
         println!("pid {pid}: {count} waits, {sum_us} us, {not_reported} unseen; {account:?}");
+        // The scheduler does not account a wait that began between announcing a stop and stopping
+        // (sched_info_depart looks at the state), but it is one; each loop stops once.
         assert!(
-            count <= account.runs,
+            count <= account.runs + 1,
             "{count} waits of {} runs",
             account.runs
         );
         assert!(
-            account.runs - count <= not_reported,
+            account.runs.saturating_sub(count) <= not_reported,
             "{count} waits of {} runs, and {not_reported} switches were not reported",
             account.runs
         );
