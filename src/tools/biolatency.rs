@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches};
 
-use super::histogram_tool::{HistogramTool, Section};
+use super::histogram_tool::{self, HistogramTool, Section};
 use super::session::Context;
 use super::{Tool, ToolRow, block, hooks};
 use crate::bpf::Global;
@@ -52,11 +52,7 @@ fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
         .global("with_queue_time", Global::Bool(options.queued))
         .global("per_disk", Global::Bool(options.disks))
         .global("per_flags", Global::Bool(options.flags));
-    let (unit, unit_ns) = if options.milliseconds {
-        ("msecs", 1_000_000)
-    } else {
-        ("usecs", 1000)
-    };
+    let (unit, unit_ns) = histogram_tool::unit(options.milliseconds);
     let mut bpf = context.load(ROW.name, &settings.global("unit_ns", Global::U64(unit_ns)))?;
     let mut needs = vec![&block::COMPLETE, &block::ISSUE];
     if owners_known {

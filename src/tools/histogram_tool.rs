@@ -18,6 +18,15 @@ pub type Section = Vec<(&'static str, String)>;
 pub type Above =
     Box<dyn Fn(&BTreeMap<ReportKey, Tally>, &BTreeMap<ReportKey, Histogram>) -> Report>;
 
+/// The unit of a histogram, and what it is worth in nanoseconds.
+pub fn unit(milliseconds: bool) -> (&'static str, u64) {
+    if milliseconds {
+        ("msecs", 1_000_000)
+    } else {
+        ("usecs", 1000)
+    }
+}
+
 /// A histogram tool, attached.
 pub struct HistogramTool {
     bpf: Bpf,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches};
 
-use super::histogram_tool::HistogramTool;
+use super::histogram_tool::{self, HistogramTool};
 use super::hooks::{self, Need, Shape, Way};
 use super::kernel_side::ReportKey;
 use super::session::Context;
@@ -68,11 +68,7 @@ static ACCESSES: Need = Need {
 
 fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     let options = Options::from_arg_matches(matches)?;
-    let (unit, unit_ns) = if options.milliseconds {
-        ("msecs", 1_000_000)
-    } else {
-        ("usecs", 1000)
-    };
+    let (unit, unit_ns) = histogram_tool::unit(options.milliseconds);
     let settings = context.settings().global("unit_ns", Global::U64(unit_ns));
     let mut bpf = context.load(ROW.name, &settings)?;
     let used = hooks::attach(&mut bpf, &context.kernel, &[&ACCESSES])?;

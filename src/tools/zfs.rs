@@ -25,12 +25,3 @@ pub fn require() -> Result<(), Error> {
             .to_owned(),
     })
 }
-
-/// The unit of a histogram, and what it is worth in nanoseconds.
-pub fn unit(milliseconds: bool) -> (&'static str, u64) {
-    if milliseconds {
-        ("msecs", 1_000_000)
-    } else {
-        ("usecs", 1000)
-    }
-}

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches};
 
-use super::histogram_tool::{HistogramTool, Section};
+use super::histogram_tool::{self, HistogramTool, Section};
 use super::hooks::{self, Need, Shape, Way};
 use super::kernel_side::ReportKey;
 use super::session::Context;
@@ -56,7 +56,7 @@ static ALLOCATIONS: Need = Need {
 fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     let options = Options::from_arg_matches(matches)?;
     zfs::require()?;
-    let (unit, unit_ns) = zfs::unit(options.milliseconds);
+    let (unit, unit_ns) = histogram_tool::unit(options.milliseconds);
     let settings = context.settings().global("unit_ns", Global::U64(unit_ns));
     let mut bpf = context.load(ROW.name, &settings)?;
     let used = hooks::attach(&mut bpf, &context.kernel, &[&ALLOCATIONS])?;

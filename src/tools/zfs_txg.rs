@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use serde_json::{Map, Value, json};
 
 use super::histogram::ROWS;
-use super::histogram_tool::{HistogramTool, Section};
+use super::histogram_tool::{self, HistogramTool, Section};
 use super::hooks::{self, HookUse, Need, Shape, Way};
 use super::interval::Rhythm;
 use super::kernel_side::{ReportKey, printable_comm};
@@ -88,7 +88,7 @@ struct ZfsTxg {
 fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     let options = Options::from_arg_matches(matches)?;
     zfs::require()?;
-    let (unit, unit_ns) = zfs::unit(options.milliseconds);
+    let (unit, unit_ns) = histogram_tool::unit(options.milliseconds);
     let settings = context.settings().global("unit_ns", Global::U64(unit_ns));
     let mut bpf = context.load(ROW.name, &settings)?;
     let used = hooks::attach(&mut bpf, &context.kernel, &[&SYNCS])?;

@@ -8,7 +8,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use serde_json::{Map, json};
 
 use super::histogram::Histogram;
-use super::histogram_tool::HistogramTool;
+use super::histogram_tool::{self, HistogramTool};
 use super::hooks::{self, Need, Shape, Way};
 use super::kernel_side::{ReportKey, Tally};
 use super::session::Context;
@@ -62,7 +62,7 @@ static DONE: Need = Need {
 fn start(matches: &ArgMatches, context: &Context) -> Result<Box<dyn Tool>> {
     let options = Options::from_arg_matches(matches)?;
     zfs::require()?;
-    let (unit, unit_ns) = zfs::unit(options.milliseconds);
+    let (unit, unit_ns) = histogram_tool::unit(options.milliseconds);
     let settings = context.settings().global("unit_ns", Global::U64(unit_ns));
     let mut bpf = context.load(ROW.name, &settings)?;
     let used = hooks::attach(&mut bpf, &context.kernel, &[&DONE, &CREATED])?;

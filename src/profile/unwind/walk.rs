@@ -337,32 +337,36 @@ fn find_mapping(mappings: &[MappingEntry], address: u64) -> Option<&MappingEntry
 mod tests {
     use super::*;
 
-    #[test]
-    fn made_code_is_crossed_by_frame_pointers_unless_these_are_ruled_out() {
-        let code = MappingEntry {
-            start: 0x1000,
-            end: 0x2000,
-            kind: mapping_kind::FRAME_POINTERS,
-            ..MappingEntry::default()
-        };
-        // Two frames: the caller's frame pointer, the return address.
-        let words: [u64; 4] = [0x7010, 0x1200, 0, 0x1300];
-        let stack: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+    const CODE: MappingEntry = MappingEntry {
+        start: 0x1000,
+        end: 0x2000,
+        bias: 0,
+        table: 0,
+        kind: mapping_kind::FRAME_POINTERS,
+    };
+
+    /// Walks made code, a frame of which stands at the stack pointer.
+    fn walk_made_code(stack: &[u64], start_stack: u64, without_cfi: WithoutCfi) -> Walk {
+        let stack: Vec<u8> = stack.iter().flat_map(|word| word.to_le_bytes()).collect();
         let nops = [0x90; 16];
         let parts = [(0x7000, stack.as_slice()), (0x1100 - 8, &nops[..])];
         let mut registers = [0; 21];
         registers[pt_regs::IP] = 0x1100;
         registers[pt_regs::SP] = 0x7000;
         registers[pt_regs::BP] = 0x7000;
-        let walk = |without_cfi| {
-            let memory = Captured { parts: &parts };
-            let process = AddressSpace {
-                mappings: &[code],
-                start_stack: 0,
-                without_cfi,
-            };
-            unwind_user(&registers, &memory, &process, |_| None)
+        let process = AddressSpace {
+            mappings: &[CODE],
+            start_stack,
+            without_cfi,
         };
+        let memory = Captured { parts: &parts };
+        unwind_user(&registers, &memory, &process, |_| None)
+    }
+
+    #[test]
+    fn made_code_is_crossed_by_frame_pointers_unless_these_are_ruled_out() {
+        // Two frames: the caller's frame pointer, the return address.
+        let walk = |without_cfi| walk_made_code(&[0x7010, 0x1200, 0, 0x1300], 0, without_cfi);
         let crossed = walk(WithoutCfi::FramePointers);
         assert_eq!(crossed.addresses, [0x1100, 0x1200, 0x1300]);
         assert_eq!(crossed.outcome, Outcome::Rooted);
@@ -374,30 +378,8 @@ mod tests {
     /// As in musl's start of a program: no call frame information, any value in the frame pointer.
     #[test]
     fn what_stands_right_below_the_arguments_is_the_outermost_frame() {
-        let code = MappingEntry {
-            start: 0x1000,
-            end: 0x2000,
-            kind: mapping_kind::FRAME_POINTERS,
-            ..MappingEntry::default()
-        };
-        let stack: Vec<u8> = [3, 0x1200_u64]
-            .into_iter()
-            .flat_map(u64::to_le_bytes)
-            .collect();
-        let nops = [0x90; 16];
-        let parts = [(0x7000, stack.as_slice()), (0x1100 - 8, &nops[..])];
-        let mut registers = [0; 21];
-        registers[pt_regs::IP] = 0x1100;
-        registers[pt_regs::SP] = 0x7000;
-        registers[pt_regs::BP] = 0x7000;
         let outcome = |start_stack| {
-            let process = AddressSpace {
-                mappings: &[code],
-                start_stack,
-                without_cfi: WithoutCfi::FramePointers,
-            };
-            let memory = Captured { parts: &parts };
-            let walk = unwind_user(&registers, &memory, &process, |_| None);
+            let walk = walk_made_code(&[3, 0x1200], start_stack, WithoutCfi::FramePointers);
             assert_eq!(walk.addresses, [0x1100, 0x1200]);
             walk.outcome
         };
