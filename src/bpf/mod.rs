@@ -58,6 +58,15 @@ pub enum Global {
     U64(u64),
 }
 
+/// What a ring's record begins with, and what follows it; `None` when the record is shorter.
+#[must_use]
+pub fn split_record<T: Pod>(record: &[u8]) -> Option<(T, &[u8])> {
+    let (head, rest) = record.split_at_checked(size_of::<T>())?;
+    // SAFETY: `head` has the size, and a `Pod` is valid whatever its bytes are.
+    let header = unsafe { head.as_ptr().cast::<T>().read_unaligned() };
+    Some((header, rest))
+}
+
 /// What differs from run to run: the object's globals and the sizes of its maps.
 #[derive(Debug, Default)]
 pub struct Settings {

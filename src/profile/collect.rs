@@ -13,7 +13,7 @@ use super::raw::{ImageKey, RawProfile, RawSample, StackId};
 use super::unwind::abi::{FRAMES_MAX, Outcome};
 use super::unwind::live::CopiedStack;
 use super::unwind::walk::Walk;
-use crate::bpf::{Bpf, Pod, StackMap};
+use crate::bpf::{Bpf, StackMap, split_record};
 
 /// Gathers samples: those that arrive whole while sampling, the counted ones at the end.
 #[derive(Debug, Default)]
@@ -237,16 +237,8 @@ fn image_of(key: &SampleKey) -> ImageKey {
     }
 }
 
-/// The header of a record and what follows it.
-fn split_header<T: Pod>(record: &[u8]) -> Option<(T, &[u8])> {
-    let (head, rest) = record.split_at_checked(size_of::<T>())?;
-    // SAFETY: `head` has the header's size, and a `Pod` is valid whatever its bytes are.
-    let header = unsafe { head.as_ptr().cast::<T>().read_unaligned() };
-    Some((header, rest))
-}
-
 fn parse_snapshot(record: &[u8]) -> Option<Snapshot> {
-    let (header, stack) = split_header::<SnapshotHeader>(record)?;
+    let (header, stack) = split_record::<SnapshotHeader>(record)?;
     Some(Snapshot {
         key: header.key,
         kernel: header.frames.get(..header.kernel_frames as usize)?.into(),
@@ -263,7 +255,7 @@ fn parse_snapshot(record: &[u8]) -> Option<Snapshot> {
 type WholeParts = (WholeSampleHeader, Box<[u64]>, Box<[u64]>);
 
 fn parse_whole(record: &[u8]) -> Option<WholeParts> {
-    let (header, frames) = split_header::<WholeSampleHeader>(record)?;
+    let (header, frames) = split_record::<WholeSampleHeader>(record)?;
     let (kernel_frames, user_frames) = (header.kernel_frames as usize, header.user_frames as usize);
     if kernel_frames > MAX_FRAMES || user_frames > FRAMES_MAX {
         return None;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::hooks::{Need, Shape, Way};
 use super::kernel_side::printable_comm;
-use crate::bpf::{Hook, Pod};
+use crate::bpf::{Hook, Pod, split_record};
 
 const AF_INET6: u16 = 10;
 
@@ -49,11 +49,8 @@ impl TcpEvent {
     /// From a record of the ring; `None` when it has another size.
     #[must_use]
     pub fn parse(record: &[u8]) -> Option<Self> {
-        if record.len() != size_of::<Self>() {
-            return None;
-        }
-        // SAFETY: the sizes are equal, and any bytes are a valid event (plain integers).
-        Some(unsafe { record.as_ptr().cast::<Self>().read_unaligned() })
+        let (event, rest) = split_record(record)?;
+        rest.is_empty().then_some(event)
     }
 
     /// 4 or 6.

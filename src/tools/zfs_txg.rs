@@ -16,7 +16,7 @@ use super::interval::Rhythm;
 use super::kernel_side::{ReportKey, printable_comm};
 use super::session::Context;
 use super::{Report, Tool, ToolRow, clock, zfs};
-use crate::bpf::{Bpf, Global, Hook, Pod, Ring};
+use crate::bpf::{Bpf, Global, Hook, Pod, Ring, split_record};
 
 /// The tool's row.
 pub static ROW: ToolRow = ToolRow {
@@ -67,12 +67,7 @@ unsafe impl Pod for TxgEvent {}
 
 impl TxgEvent {
     fn parse(record: &[u8]) -> Option<Self> {
-        if record.len() < size_of::<Self>() {
-            return None;
-        }
-        // SAFETY: the record is long enough, any bytes make an event, and it is copied out
-        // whatever its alignment.
-        Some(unsafe { record.as_ptr().cast::<Self>().read_unaligned() })
+        split_record(record).map(|(event, _)| event)
     }
 }
 
