@@ -6,6 +6,7 @@
 //! `docs/ARCHITECTURE.md` follows it end to end.
 
 pub mod bpf;
+pub mod cache;
 pub mod cli;
 pub mod error;
 pub mod preflight;

@@ -26,7 +26,7 @@ use super::unwind::walk::WithoutCfi;
 use super::{cgroup, cpus, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
-use crate::symbolize::{self, kernel_text, modules::Modules};
+use crate::symbolize::{self, kernel_text, modules::Modules, unpacked};
 
 /// How often the kernel's buffers are emptied while sampling.
 const TICK: Duration = Duration::from_millis(100);
@@ -303,6 +303,7 @@ impl Session {
         );
         let options = symbolize::Options {
             inline: config.inline,
+            unpacked: unpacked::open_folder().map(Arc::new),
             kernel_text: self
                 .kernel_text
                 .take()

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::iter::{ParallelBridge, ParallelIterator};
 
+use crate::cache::CacheFolder;
 use crate::profile::model::{Frame, FrameKind};
 
 use super::debug_files::DEFAULT_DEBUG_DIR;
@@ -27,6 +28,8 @@ pub struct Options {
     pub inline: bool,
     /// Directories with separate debug files, below the root of the process and below ours.
     pub debug_dirs: Vec<PathBuf>,
+    /// Where unpacked debug files are kept, see [`super::unpacked`].
+    pub unpacked: Option<Arc<CacheFolder>>,
     /// The kernel's own functions, where they were read before.
     pub kernel_text: Option<Arc<KernelText>>,
 }
@@ -36,6 +39,7 @@ impl Default for Options {
         Self {
             inline: true,
             debug_dirs: vec![DEFAULT_DEBUG_DIR.into()],
+            unpacked: None,
             kernel_text: None,
         }
     }
@@ -170,7 +174,7 @@ impl SharedModule<'_> {
     fn name(&self, offsets: &[u64], options: &Options) -> Outcome {
         let opened = self
             .opened
-            .get_or_init(|| ElfNames::open(self.module, options.inline, &options.debug_dirs));
+            .get_or_init(|| ElfNames::open(self.module, options));
         match opened {
             Ok(elf) => {
                 let named = elf.name(offsets);

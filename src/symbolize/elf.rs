@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use object::elf;
-use object::read::elf::{ElfFile, FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{CompressionHeader, ElfFile, FileHeader, ProgramHeader, SectionHeader};
 use object::{Endianness, FileKind, Object, ObjectSection};
 
 /// More section or program headers than this are not looked at: real files have tens, and
@@ -55,6 +55,8 @@ pub struct Image {
     pub has_dwarf: bool,
     /// Has a compressed section, MiniDebugInfo included.
     pub has_compressed: bool,
+    /// How large all its compressed sections say they are, in bytes. (MiniDebugInfo does not say.)
+    pub unpacked_bytes: u64,
     /// Has MiniDebugInfo: an LZMA-compressed ELF file with a symbol table.
     pub has_mini_debug_info: bool,
     /// Refers to other files by name: `.gnu_debuglink`, `.gnu_debugaltlink`, `.debug_sup`.
@@ -137,6 +139,10 @@ impl Image {
             self.has_symtab |= header.sh_type(endian) == elf::SHT_SYMTAB && section.size() > 0;
             self.has_dwarf |= name == ".debug_info" && has_data && section.size() > 0;
             self.has_mini_debug_info |= name == ".gnu_debugdata" && has_data;
+            if let Ok(Some((packed, _, _))) = header.compression(endian, file.data()) {
+                let bytes: u64 = packed.ch_size(endian).into();
+                self.unpacked_bytes = self.unpacked_bytes.saturating_add(bytes);
+            }
             self.has_compressed |= has_data
                 && (flags & u64::from(elf::SHF_COMPRESSED) != 0 || name == ".gnu_debugdata");
             self.has_links |=

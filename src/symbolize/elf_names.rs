@@ -16,13 +16,15 @@ use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer};
 use crate::profile::model::{Frame, FrameKind};
 
 use super::debug_files::{self, DebugFile};
-use super::dwarf_nesting;
+use super::driver::Options;
 use super::elf::Image;
 use super::functions::Functions;
 use super::modules::Module;
 use super::names;
 use super::plt::{self, Slots};
 use super::stable_file::StableFile;
+use super::trust::{may_read_dwarf, may_read_symbols};
+use super::unpacked::unpacked;
 
 /// Addresses given to blazesym at once: its answers are held for so many.
 const BATCH: usize = 4096;
@@ -40,6 +42,8 @@ pub struct ElfNames {
     debug: Option<DebugFile>,
     inline: bool,
     dwarf: Option<DwarfIn>,
+    /// That file with its DWARF unpacked.
+    unpacked: Option<StableFile>,
 }
 
 /// Which file's DWARF is read: one's, not both's.
@@ -67,7 +71,7 @@ pub struct NamedOffsets {
 impl ElfNames {
     /// Opens a module's file and looks for its debug file. The error says why its code stays
     /// without names, and what would help.
-    pub fn open(module: &Module, inline: bool, debug_dirs: &[PathBuf]) -> Result<Self, String> {
+    pub fn open(module: &Module, options: &Options) -> Result<Self, String> {
         let held = module.file.as_ref().ok_or_else(|| {
             "the file could not be opened while it was mapped: run as root (CAP_SYS_PTRACE, \
              CAP_CHECKPOINT_RESTORE)"
@@ -76,14 +80,14 @@ impl ElfNames {
         let file = StableFile::of(held).map_err(|error| format!("cannot be read: {error}"))?;
         let image = Image::parse(file.data())
             .ok_or_else(|| "is no ELF file of this machine's byte order".to_owned())?;
-        let complete = image.has_symtab && (image.has_dwarf || !inline);
+        let complete = image.has_symtab && (image.has_dwarf || !options.inline);
         let debug = if complete {
             None
         } else {
-            debug_files::find(module, &image, debug_dirs)
+            debug_files::find(module, &image, &options.debug_dirs)
         };
         let debug_parts = debug.as_ref().map(|debug| (&debug.file, &debug.image));
-        let dwarf = if !inline {
+        let dwarf = if !options.inline {
             None
         } else if may_read_dwarf(&file, &image) {
             Some(DwarfIn::Module)
@@ -92,6 +96,19 @@ impl ElfNames {
                 .filter(|(file, image)| may_read_dwarf(file, image))
                 .map(|_| DwarfIn::DebugFile)
         };
+        let packed = dwarf.and_then(|dwarf| match dwarf {
+            DwarfIn::Module => Some((&file, &image)),
+            DwarfIn::DebugFile => debug_parts,
+        });
+        let unpacked = packed
+            .filter(|(file, image)| image.has_compressed && file.trusted())
+            .zip(options.unpacked.as_deref())
+            .and_then(|((file, _), folder)| {
+                unpacked(file, folder).unwrap_or_else(|error| {
+                    tracing::debug!("not unpacked: {}: {error:#}", module.path.display());
+                    None
+                })
+            });
         let functions = Functions::default();
         Ok(Self {
             path: module.path.clone(),
@@ -99,8 +116,9 @@ impl ElfNames {
             image,
             functions,
             debug,
-            inline,
+            inline: options.inline,
             dwarf,
+            unpacked,
         })
     }
 
@@ -157,7 +175,7 @@ impl ElfNames {
             DwarfIn::DebugFile => debug,
         });
         if let Some((file, _)) = with_dwarf {
-            add(file, true);
+            add(self.unpacked.as_ref().unwrap_or(file), true);
         }
         let tables = if self.image.has_symtab {
             [Some(own), debug]
@@ -171,25 +189,6 @@ impl ElfNames {
         }
         places
     }
-}
-
-/// Whether blazesym may read a file's DWARF. It trusts three things a user's file may lie about:
-/// how far a compressed section unpacks, the files that the file refers to, which it opens
-/// whatever they are, and how deep inlined functions nest. Only files of root and of the user we
-/// run as get that trust.
-fn may_read_dwarf(file: &StableFile, image: &Image) -> bool {
-    // We follow debug links ourselves, and blazesym would follow them again and fail.
-    let follows_links = image.has_links && image.debug_link.is_some();
-    image.has_dwarf
-        && !follows_links
-        && (file.trusted()
-            || !(image.has_compressed || image.has_links)
-                && dwarf_nesting::is_bearable(file.data()))
-}
-
-fn may_read_symbols(file: &StableFile, image: &Image) -> bool {
-    // Without a symbol table blazesym unpacks MiniDebugInfo.
-    file.trusted() || image.has_symtab || !image.has_mini_debug_info
 }
 
 /// One blazesym symbolizer (which no two threads may share) at work on one file.

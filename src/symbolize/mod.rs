@@ -15,6 +15,8 @@ pub mod perf_map;
 mod plt;
 pub mod rooted;
 pub mod stable_file;
+mod trust;
+pub mod unpacked;
 
 use std::collections::HashMap;
 use std::sync::Arc;

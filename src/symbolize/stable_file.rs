@@ -6,7 +6,7 @@
 //! at no cost in memory. Where a lease cannot be had (a file system without leases, somebody
 //! has the file open for writing) the file is copied instead.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -27,6 +27,7 @@ pub struct StableFile {
     // Before `file`, which holds the lease: unmapped first.
     map: Mmap,
     file: File,
+    metadata: Metadata,
     trusted: bool,
 }
 
@@ -58,6 +59,7 @@ impl StableFile {
         Ok(Self {
             map,
             file: own,
+            metadata,
             trusted,
         })
     }
@@ -72,6 +74,12 @@ impl StableFile {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         fd_path(&self.file)
+    }
+
+    /// Of the file itself, when it was mapped or copied.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// Whether only root and the user we run as may write to the file.

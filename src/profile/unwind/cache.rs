@@ -1,21 +1,21 @@
 //! Tables on disk, by build id, so that the next run finds them compiled.
 //!
-//! The folder is ours alone, and what is read from it is still checked: a file may be torn, from
-//! another version, or planted. A table that passes the checks can name wrong frames, but cannot
-//! make anybody read outside of it; a planted one would have to come from ourselves or root.
+//! What is read is checked: a table that passes can name wrong frames, but cannot make anybody read
+//! outside of it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::abi::TABLE_VERSION;
 use super::elf::{Cfi, ElfLayout};
 use super::table::Table;
+use crate::cache::CacheFolder;
 
+/// The folder's name below the cache's.
+const KIND: &str = "unwind";
 /// The folder is kept below this, in bytes.
 const CACHE_BYTES_MAX: u64 = 256 << 20;
 /// No single table is larger, in bytes.
@@ -24,10 +24,7 @@ const MAGIC: [u8; 8] = *b"flameunw";
 
 /// A folder of tables.
 #[derive(Debug)]
-pub struct Cache {
-    folder: PathBuf,
-    bytes_max: u64,
-}
+pub struct Cache(CacheFolder);
 
 /// What a file starts with.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,67 +51,39 @@ impl Header {
 }
 
 impl Cache {
-    /// Opens the user's cache, making it if need be: `$XDG_CACHE_HOME/flame/unwind`, else
-    /// `~/.cache/flame/unwind`, else (root without a home) `/var/cache/flame/unwind`.
+    /// Opens the user's cache, making it if need be: [`CacheFolder::open`].
     pub fn open() -> Result<Self> {
-        let variable = |name| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path: &PathBuf| path.is_absolute())
-        };
-        let base = variable("XDG_CACHE_HOME")
-            .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-            .or_else(|| {
-                rustix::process::geteuid()
-                    .is_root()
-                    .then(|| "/var/cache".into())
-            })
-            .context("neither XDG_CACHE_HOME nor HOME is set")?;
-        Self::open_in(&base.join("flame"), CACHE_BYTES_MAX)
+        Ok(Self(CacheFolder::open(KIND, CACHE_BYTES_MAX)?))
     }
 
     /// Opens a cache in a folder of its own.
-    pub fn open_in(folder: &Path, bytes_max: u64) -> Result<Self> {
-        let folder = folder.join("unwind");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        let metadata = fs::symlink_metadata(&folder)?;
-        ensure!(metadata.is_dir(), "{} is not a folder", folder.display());
-        ensure!(
-            metadata.uid() == rustix::process::geteuid().as_raw()
-                && metadata.mode() & 0o777 == 0o700,
-            "{} is not ours alone",
-            folder.display()
-        );
-        Ok(Self { folder, bytes_max })
+    pub fn open_in(folder: &Path) -> Result<Self> {
+        Ok(Self(CacheFolder::open_in(folder, KIND, CACHE_BYTES_MAX)?))
     }
 
     /// The table of a module, or `None` when it is not there or not good. `fingerprint` is
     /// [`Cfi::fingerprint`]: a file that claims another's build id does not get its table.
     #[must_use]
     pub fn load(&self, build_id: &[u8], fingerprint: u64) -> Option<Table> {
-        let path = self.path(build_id);
-        match read(&path, fingerprint) {
-            Ok(table) => table,
-            Err(error) => {
-                tracing::debug!("{}: {error:#}", path.display());
-                None
-            }
-        }
+        let name = name_of(build_id);
+        let read = || match self.0.open_file(&name)? {
+            Some(file) => read(&file, fingerprint).map(Some),
+            None => Ok(None),
+        };
+        read().unwrap_or_else(|error: anyhow::Error| {
+            tracing::debug!("unwind table {name}: {error:#}");
+            None
+        })
     }
 
-    /// Keeps a table, and drops the least recently used ones beyond the cache's size. The file
-    /// appears under its name when it is whole.
+    /// Keeps a table.
     pub fn store(&self, build_id: &[u8], fingerprint: u64, table: &Table) -> Result<()> {
         let words: Vec<u8> = table
             .words()
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect();
-        if words.len() as u64 > FILE_BYTES_MAX.min(self.bytes_max) {
+        if words.len() as u64 > FILE_BYTES_MAX {
             return Ok(());
         }
         let header = Header {
@@ -123,66 +92,23 @@ impl Cache {
             checksum: checksum(&words),
             fingerprint,
         };
-        // Created with mode 0600, and removed when anything below fails.
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        file.write_all(&header.to_bytes())?;
-        file.write_all(&words)?;
-        file.persist(self.path(build_id))
-            .map_err(|error| error.error)?;
-        self.evict()
-    }
-
-    fn path(&self, build_id: &[u8]) -> PathBuf {
-        let name = build_id
-            .iter()
-            .fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
-        self.folder.join(name)
-    }
-
-    /// Removes the files used longest ago until the rest fits.
-    fn evict(&self) -> Result<()> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.is_file() {
-                files.push((metadata.modified()?, metadata.len(), entry.path()));
-            }
-        }
-        files.sort();
-        let mut total: u64 = files.iter().map(|file| file.1).sum();
-        for (_, bytes, path) in files {
-            if total <= self.bytes_max {
-                break;
-            }
-            fs::remove_file(path)?;
-            total -= bytes;
-        }
-        Ok(())
+        self.0.store(&name_of(build_id), |file| {
+            file.write_all(&header.to_bytes())?;
+            file.write_all(&words)
+        })
     }
 }
 
-fn read(path: &Path, fingerprint: u64) -> Result<Option<Table>> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path);
-    let mut file = match opened {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let metadata = file.metadata()?;
-    ensure!(
-        metadata.is_file() && metadata.len() <= FILE_BYTES_MAX,
-        "not one of our files"
-    );
-    ensure!(
-        metadata.uid() == rustix::process::geteuid().as_raw(),
-        "another user's file"
-    );
-    let mut bytes = vec![0; metadata.len() as usize];
+fn name_of(build_id: &[u8]) -> String {
+    build_id
+        .iter()
+        .fold(String::new(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+fn read(mut file: &File, fingerprint: u64) -> Result<Table> {
+    let length = file.metadata()?.len();
+    ensure!(length <= FILE_BYTES_MAX, "not one of our files");
+    let mut bytes = vec![0; length as usize];
     file.read_exact(&mut bytes)?;
     let (header, words) = bytes
         .split_first_chunk::<{ Header::BYTES }>()
@@ -202,16 +128,7 @@ fn read(path: &Path, fingerprint: u64) -> Result<Option<Table>> {
         bytes.copy_from_slice(word);
         u32::from_le_bytes(bytes)
     });
-    let table = Table::from_words(words.collect())?;
-    touch(&file);
-    Ok(Some(table))
-}
-
-/// Marks a file as used now; a failure only makes it look older than it is.
-fn touch(file: &File) {
-    if let Err(error) = file.set_modified(SystemTime::now()) {
-        tracing::debug!("cannot mark a cached table as used: {error}");
-    }
+    Table::from_words(words.collect())
 }
 
 impl Cfi {
@@ -240,7 +157,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
 
     use super::*;
 
@@ -254,15 +171,15 @@ mod tests {
         .unwrap()
     }
 
-    fn cache(bytes_max: u64) -> (tempfile::TempDir, Cache) {
+    fn cache() -> (tempfile::TempDir, Cache) {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open_in(folder.path(), bytes_max).unwrap();
+        let cache = Cache::open_in(folder.path()).unwrap();
         (folder, cache)
     }
 
     #[test]
     fn a_stored_table_comes_back() {
-        let (_folder, cache) = cache(CACHE_BYTES_MAX);
+        let (_folder, cache) = cache();
         cache.store(b"id", 7, &table()).unwrap();
         assert_eq!(cache.load(b"id", 7), Some(table()));
         assert_eq!(
@@ -271,15 +188,13 @@ mod tests {
             "another file with the same build id"
         );
         assert_eq!(cache.load(b"di", 7), None);
-        let mode = fs::metadata(cache.path(b"id")).unwrap().mode();
-        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
     fn a_damaged_file_is_as_good_as_none() {
-        let (_folder, cache) = cache(CACHE_BYTES_MAX);
+        let (_folder, cache) = cache();
         cache.store(b"id", 7, &table()).unwrap();
-        let path = cache.path(b"id");
+        let path = cache.0.path(&name_of(b"id"));
         let good = fs::read(&path).unwrap();
         for at in (0..good.len()).step_by(97).chain([0, 9, 17, 25]) {
             let mut bad = good.clone();
@@ -313,35 +228,5 @@ mod tests {
             words[at] = value;
             assert!(Table::from_words(words).is_err(), "word {at} = {value}");
         }
-    }
-
-    #[test]
-    fn the_least_recently_used_goes_first() {
-        let size = 4 * table().words().len() as u64 + Header::BYTES as u64;
-        let (_folder, cache) = cache(2 * size);
-        let age = |id: &[u8], seconds| {
-            let file = File::options().write(true).open(cache.path(id)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
-                .unwrap();
-        };
-        cache.store(b"a", 7, &table()).unwrap();
-        cache.store(b"b", 7, &table()).unwrap();
-        age(b"a", 1);
-        age(b"b", 2);
-        assert!(cache.load(b"a", 7).is_some(), "used now");
-        cache.store(b"c", 7, &table()).unwrap();
-        assert!(cache.load(b"a", 7).is_some());
-        assert_eq!(cache.load(b"b", 7), None);
-    }
-
-    #[test]
-    fn a_folder_open_to_others_or_a_planted_link_is_not_used() {
-        let (folder, cache) = cache(CACHE_BYTES_MAX);
-        cache.store(b"id", 7, &table()).unwrap();
-        fs::rename(cache.path(b"id"), folder.path().join("elsewhere")).unwrap();
-        std::os::unix::fs::symlink(folder.path().join("elsewhere"), cache.path(b"id")).unwrap();
-        assert_eq!(cache.load(b"id", 7), None, "a link");
-        fs::set_permissions(&cache.folder, fs::Permissions::from_mode(0o770)).unwrap();
-        assert!(Cache::open_in(folder.path(), CACHE_BYTES_MAX).is_err());
     }
 }
