@@ -43,10 +43,6 @@ impl Profiler {
             Self::Bpftrace => "bpftrace (text only)",
         }
     }
-
-    fn has_bpf(self) -> bool {
-        self != Self::Perf
-    }
 }
 
 /// What every run has in common.
@@ -67,23 +63,31 @@ pub struct Run {
     pub bpf_ns_per_sample: Option<f64>,
     /// CPU of the profiler's process while it sampled, in percent of one core.
     pub cpu_pct: f64,
-    /// From the start of the process to its first sample, nothing in any cache of its own; `None`
-    /// where that cannot be seen.
-    pub cold_start: Option<Duration>,
-    /// The same with what an earlier run left in its caches.
+    /// From the start of the process until it says that it samples; `None` where none says so.
     pub start: Option<Duration>,
     /// From SIGINT to the finished file.
     pub finish: Duration,
+    /// A run of seconds before, nothing in any cache of its own; `None` without caches.
+    pub cold: Option<Cold>,
     /// The largest of its processes.
     pub peak_rss_bytes: u64,
     /// Samples taken, in percent of what the clock owed.
     pub taken_pct: f64,
 }
 
+/// A first run's times.
+#[derive(Debug, Clone, Copy)]
+pub struct Cold {
+    /// As [`Run::start`].
+    pub start: Duration,
+    /// As [`Run::finish`].
+    pub finish: Duration,
+}
+
 /// Start-up (loading, reading symbols) is over by then and is not counted as sampling.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// Between two looks for the first sample; each look takes some milliseconds itself.
+/// Between two looks whether it samples.
 const POLL: Duration = Duration::from_millis(5);
 
 /// How long a profiler may take until its BPF program takes samples.
@@ -92,13 +96,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Runs one profiler on the whole machine.
 pub fn run(profiler: Profiler, plan: &Plan) -> Result<Run> {
     let folder = tempfile::tempdir()?;
-    let cold_start = match profiler {
-        Profiler::Flame(_) => Some(start_cold(profiler, plan, folder.path())?),
+    let cold = match profiler {
+        Profiler::Flame(_) => Some(run_cold(profiler, plan, folder.path())?),
         Profiler::Perf | Profiler::Bpftrace => None,
     };
     let programs = BpfPrograms::before()?;
     let mut child = start(profiler, plan, folder.path())?;
-    let watched = watch(profiler, plan, &programs, &mut child);
+    let watched = watch(profiler, plan, &programs, &mut child, folder.path());
     let interrupted = SystemTime::now();
     let watched = interrupt_after(watched, &mut child, folder.path())?;
     let mut peak_rss_bytes = wait_for_peak_rss(child).with_context(|| stderr_of(folder.path()))?;
@@ -114,25 +118,26 @@ pub fn run(profiler: Profiler, plan: &Plan) -> Result<Run> {
     Ok(Run {
         bpf_ns_per_sample: watched.bpf_ns_per_sample,
         cpu_pct: watched.cpu_pct,
-        cold_start,
-        start: cold_start.and(watched.start),
+        start: watched.start,
         finish,
+        cold,
         peak_rss_bytes,
         taken_pct: 100.0 * taken as f64 / expected,
     })
 }
 
-/// Starts a profiler whose caches are empty; the time to its first sample.
-fn start_cold(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Duration> {
-    let programs = BpfPrograms::before()?;
+/// A short run of a profiler whose caches are empty: the next one finds what it left in them.
+fn run_cold(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Cold> {
     let started = Instant::now();
     let mut child = start(profiler, plan, folder)?;
-    let sampling = wait_for_first_sample(&programs, &mut child).map(|()| started.elapsed());
-    // Else there would be nothing to draw, and no caches for the next start.
+    let start = wait_until_it_says_so(&mut child, folder).map(|()| started.elapsed());
+    // Else there would be nothing to draw.
     sleep(SETTLING);
-    let sampling = interrupt_after(sampling, &mut child, folder)?;
+    let interrupted = SystemTime::now();
+    let start = interrupt_after(start, &mut child, folder)?;
     wait_for_peak_rss(child).with_context(|| stderr_of(folder))?;
-    Ok(sampling)
+    let finish = finished(profiler, folder)?.duration_since(interrupted)?;
+    Ok(Cold { start, finish })
 }
 
 /// Interrupts a profiler, and ends it for good when something went wrong.
@@ -163,7 +168,7 @@ fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
     let mut command = match profiler {
         Profiler::Flame(unwind) => {
             let mut flame = Command::new(&plan.flame);
-            flame.args(["-q", "--unwind", unwind, "-F", &frequency]);
+            flame.args(["-v", "--unwind", unwind, "-F", &frequency]);
             flame.args(["--stats", "stats.json", "-o", "out.svg"]);
             flame.env("XDG_CACHE_HOME", folder);
             flame
@@ -222,12 +227,19 @@ fn watch(
     plan: &Plan,
     programs: &BpfPrograms,
     child: &mut Child,
+    folder: &Path,
 ) -> Result<Watched> {
     let started = Instant::now();
-    let mut first_sample = None;
-    if profiler.has_bpf() {
-        wait_for_first_sample(programs, child)?;
-        first_sample = Some(started.elapsed());
+    let mut said_so = None;
+    match profiler {
+        Profiler::Flame(_) => {
+            wait_until_it_says_so(child, folder)?;
+            said_so = Some(started.elapsed());
+        }
+        Profiler::Perf => {}
+        Profiler::Bpftrace => {
+            wait_until(child, "took no sample", || Ok(programs.cost()?.is_some()))?;
+        }
     }
     sleep(SETTLING);
     let (start, start_ns) = (Instant::now(), cpu_ns(child.id())?);
@@ -241,20 +253,24 @@ fn watch(
     Ok(Watched {
         bpf_ns_per_sample: cost.map(|cost| cost.run_time_ns as f64 / cost.samples as f64),
         cpu_pct: 100.0 * used_ns as f64 / start.elapsed().as_nanos() as f64,
-        start: first_sample,
+        start: said_so,
     })
 }
 
-fn wait_for_first_sample(programs: &BpfPrograms, child: &mut Child) -> Result<()> {
+/// Waits for `flame -v` to say that it samples: cheaper to look for than a first sample.
+fn wait_until_it_says_so(child: &mut Child, folder: &Path) -> Result<()> {
+    wait_until(child, "does not sample", || {
+        Ok(stderr_of(folder).contains("sampling"))
+    })
+}
+
+fn wait_until(child: &mut Child, what_else: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
-    while programs.cost()?.is_none() {
-        ensure!(
-            child.try_wait()?.is_none(),
-            "it ended before it took a sample"
-        );
+    while !is_so()? {
+        ensure!(child.try_wait()?.is_none(), "it {what_else} and ended");
         ensure!(
             started.elapsed() < PATIENCE,
-            "it took no sample in {PATIENCE:?}"
+            "it {what_else} in {PATIENCE:?}"
         );
         sleep(POLL);
     }

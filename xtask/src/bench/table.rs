@@ -21,19 +21,24 @@ const ROWS: &[Row] = &[
         |pct| format!("{pct:.2} %"),
     ),
     (
-        "start to first sample, caches empty",
-        |run| Some(run.cold_start?.as_secs_f64()),
+        "start until it samples",
+        |run| Some(run.start?.as_secs_f64()),
         |seconds| format!("{seconds:.2} s"),
     ),
     (
-        "start to first sample",
-        |run| Some(run.start?.as_secs_f64()),
+        "… caches empty",
+        |run| Some(run.cold?.start.as_secs_f64()),
         |seconds| format!("{seconds:.2} s"),
     ),
     (
         "end of sampling to finished file",
         |run| Some(run.finish.as_secs_f64()),
-        |seconds| format!("{seconds:.2} s"),
+        |seconds| format!("{seconds:.3} s"),
+    ),
+    (
+        "… caches empty",
+        |run| Some(run.cold?.finish.as_secs_f64()),
+        |seconds| format!("{seconds:.3} s"),
     ),
     (
         "peak RSS of the largest process",
