@@ -264,20 +264,17 @@ static __always_inline int apply_rule(struct unwind_state *st, const struct unwi
 __noinline int unwind_step(struct unwind_state *st)
 {
 	const struct unwind_rule *rule;
-	struct unwind_known_rule *known;
 	__u64 lookup_pc;
-	__u32 table_index, known_at;
+	__u32 table_index;
 	void *table;
 
 	if (!st)
 		return 1;
 	/* A call can be its function's last instruction: the return address may be the next one's. */
 	lookup_pc = st->pc - !st->exact;
-	known_at = st->known_rules_at +
-		   ((lookup_pc * 0x9e3779b97f4a7c15ULL) >> 32) % UNWIND_KNOWN_RULES;
-	known = bpf_map_lookup_elem(&unwind_known_rules, &known_at);
-	if (known && known->pc == lookup_pc && known->run == st->run)
-		return apply_rule(st, &known->rule);
+	rule = find_known_rule(st, lookup_pc);
+	if (rule)
+		return apply_rule(st, rule);
 	if (!find_mapping(st, lookup_pc)) {
 		/* A frame pointer that led nowhere was none. */
 		if (st->through_fp) {
@@ -295,11 +292,7 @@ __noinline int unwind_step(struct unwind_state *st)
 	rule = find_rule(st, table, lookup_pc - st->mapping.bias);
 	if (!rule || rule->cfa == UNWIND_CFA_NONE)
 		return step_without_rule(st);
-	if (known) {
-		known->pc = lookup_pc;
-		known->run = st->run;
-		known->rule = *rule;
-	}
+	remember_rule(st, lookup_pc, rule);
 	return apply_rule(st, rule);
 }
 
@@ -343,9 +336,6 @@ static __always_inline void unwind_user(struct bpf_perf_event_data *ctx, struct 
 {
 	st->count = 0;
 	st->hash = 0;
-	st->mapping.start = 0;
-	st->mapping.end = 0;
-	st->header_table = 0;
 	st->exact = 1;
 	st->registers_known = 1;
 	st->fp_known = 1;

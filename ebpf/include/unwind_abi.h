@@ -144,11 +144,12 @@ struct unwind_process {
 struct unwind_known_rule {
 	__u64 pc;
 	__u32 run;
-	__u32 reserved;
+	/* Which one the caller's was last time. */
+	__u32 next;
 	struct unwind_rule rule;
 };
 
-/* Each CPU remembers as many: the return addresses of a program are few. 64 KiB. */
+/* Each CPU remembers as many: the return addresses of a program are few. 64 KiB, and 8 KiB. */
 #define UNWIND_KNOWN_RULES 2048
 
 /* How a walk ended. */
@@ -187,7 +188,8 @@ struct unwind_state {
 	__u64 pc;
 	__u64 sp;
 	__u64 fp;
-	/* The mapping of the last lookup, and the header of its table. */
+	/* The mapping of the last lookup, and the header of its table. They outlive the walk: the next
+	 * one on this CPU may be of the same run. */
 	struct unwind_mapping mapping;
 	struct unwind_table_header header;
 	/* The table `header` belongs to, plus one; 0 for none. */
@@ -196,8 +198,13 @@ struct unwind_state {
 	__u32 mappings_first;
 	__u32 mappings_count;
 	__u32 run;
-	/* This CPU's first element of unwind_known_rules. */
-	__u32 known_rules_at;
+	/* This CPU's first element of unwind_known_rules and unwind_known_index. */
+	__u32 known_at;
+	/* How many rules this CPU ever remembered: the next one's place, modulo their number. */
+	__u32 known_count;
+	/* The callee's rule among them, and the one that its caller's was last time. */
+	__u32 known_callee;
+	__u32 known_next;
 	/* pc is where execution stands, not a return address: the interrupted function, or what a
 	 * signal interrupted. */
 	__u32 exact;

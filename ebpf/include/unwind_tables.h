@@ -37,13 +37,21 @@ struct {
 	__array(values, struct unwind_table_map);
 } unwind_tables SEC(".maps");
 
-/* The loader makes room for all CPUs. Each writes its own part alone. */
+/* The loader makes room for all CPUs in both of these. Each writes its own part alone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, UNWIND_KNOWN_RULES);
 	__type(key, __u32);
 	__type(value, struct unwind_known_rule);
 } unwind_known_rules SEC(".maps");
+
+/* By hash of the address: which of the CPU's known rules it is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, UNWIND_KNOWN_RULES);
+	__type(key, __u32);
+	__type(value, __u32);
+} unwind_known_index SEC(".maps");
 
 /* ---- the table ---- */
 
@@ -169,10 +177,15 @@ static __always_inline bool find_process(struct unwind_state *st)
 	}
 	if (process->exec_id != exec_id)
 		return false;
+	if (st->run != process->run) {
+		st->mapping.start = 0;
+		st->mapping.end = 0;
+		st->header_table = 0;
+		st->run = process->run;
+	}
 	st->mappings_first = process->first;
 	st->mappings_count = process->count;
-	st->run = process->run;
-	st->known_rules_at = bpf_get_smp_processor_id() * UNWIND_KNOWN_RULES;
+	st->known_at = bpf_get_smp_processor_id() * UNWIND_KNOWN_RULES;
 	return true;
 }
 
@@ -205,4 +218,74 @@ static __always_inline bool find_mapping(struct unwind_state *st, __u64 address)
 		return false;
 	st->mapping = *mapping;
 	return true;
+}
+
+/* ---- the rules that were looked up before ---- */
+
+static __always_inline struct unwind_known_rule *known_rule(const struct unwind_state *st,
+							    __u32 index)
+{
+	__u32 at = st->known_at + index % UNWIND_KNOWN_RULES;
+
+	return bpf_map_lookup_elem(&unwind_known_rules, &at);
+}
+
+/* The place in unwind_known_index that tells an address's rule. */
+static __always_inline __u32 *known_index(const struct unwind_state *st, __u64 pc)
+{
+	__u32 at = st->known_at + ((pc * 0x9e3779b97f4a7c15ULL) >> 32) % UNWIND_KNOWN_RULES;
+
+	return bpf_map_lookup_elem(&unwind_known_index, &at);
+}
+
+/* Notes which rule came after the callee's. */
+static __always_inline void go_to_known_rule(struct unwind_state *st, __u32 index)
+{
+	struct unwind_known_rule *callee = known_rule(st, st->known_callee);
+
+	if (callee)
+		callee->next = index;
+	st->known_callee = index;
+}
+
+/* The rule for an address, if it is remembered. A walk meets the rules it met before in the same
+ * order, and they were put side by side: mostly the next one is at hand without a search, and in
+ * the CPU's cache. */
+static __always_inline const struct unwind_rule *find_known_rule(struct unwind_state *st, __u64 pc)
+{
+	struct unwind_known_rule *known = known_rule(st, st->known_next);
+	__u32 *index;
+
+	if (known && known->pc == pc && known->run == st->run) {
+		st->known_callee = st->known_next;
+		st->known_next = known->next;
+		return &known->rule;
+	}
+	index = known_index(st, pc);
+	if (!index)
+		return NULL;
+	known = known_rule(st, *index);
+	if (!known || known->pc != pc || known->run != st->run)
+		return NULL;
+	go_to_known_rule(st, *index);
+	st->known_next = known->next;
+	return &known->rule;
+}
+
+static __always_inline void remember_rule(struct unwind_state *st, __u64 pc,
+					  const struct unwind_rule *rule)
+{
+	__u32 place = st->known_count++ % UNWIND_KNOWN_RULES;
+	struct unwind_known_rule *known = known_rule(st, place);
+	__u32 *index = known_index(st, pc);
+
+	if (!known || !index)
+		return;
+	known->pc = pc;
+	known->run = st->run;
+	known->next = place + 1;
+	known->rule = *rule;
+	*index = place;
+	go_to_known_rule(st, place);
+	st->known_next = place + 1;
 }

@@ -379,7 +379,7 @@ fn load_sampling(
     Ok((BY_FRAME_POINTERS, None))
 }
 
-/// Elements of `unwind_known_rules`: a part for every CPU there may be.
+/// Elements of `unwind_known_rules` and `unwind_known_index`: a part for every CPU there may be.
 fn known_rules() -> Result<u32> {
     Ok(cpus::possible_cpus()? * KNOWN_RULES_PER_CPU)
 }
@@ -451,6 +451,7 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         .max_entries("deep_stacks", if_needed(by_cfi, (entries / 16).max(256)))
         .max_entries("unwind_processes", if_needed(by_cfi, 32768))
         .max_entries("unwind_known_rules", if_needed(by_cfi, known_rules()?))
+        .max_entries("unwind_known_index", if_needed(by_cfi, known_rules()?))
         .max_entries(
             "snapshots",
             if_needed(by_cfi, snapshot_bytes).max(PAGE_BYTES),
