@@ -321,6 +321,32 @@ fn a_library_of_over_a_million_rows() {
     assert_rooted(&recorded, 97.0);
 }
 
+/// More return addresses than the kernel side remembers rules for, met in ever another order.
+#[test]
+fn more_callers_than_are_remembered() {
+    if !can_sample("more_callers_than_are_remembered") {
+        return;
+    }
+    let _turn = sampling_turn();
+    let recorded = of_command(&without_frame_pointers("many_callers.c", &["-g0"]), "3");
+    assert_rooted(&recorded, 99.0);
+    let mut seen = std::collections::HashSet::new();
+    for line in &recorded.folded.lines {
+        let called = line.called();
+        let number = |name: &&str| u32::from_str_radix(name.strip_prefix("f_")?, 8).ok();
+        let numbers: Vec<u32> = called.iter().filter_map(number).collect();
+        // A sample may hit between the calls, or before the first.
+        if called.last() == Some(&"leaf") {
+            assert_eq!(numbers.len(), 61, "{called:?}");
+        }
+        for (depth, pair) in (1..=60).rev().zip(numbers.windows(2)) {
+            assert_eq!(pair[1], (pair[0] * 5 + depth) % 4096, "{called:?}");
+        }
+        seen.extend(numbers);
+    }
+    assert!(seen.len() > 2048, "only {} callers", seen.len());
+}
+
 #[test]
 fn another_mount_and_pid_namespace() {
     let name = "another_mount_and_pid_namespace";

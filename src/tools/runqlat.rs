@@ -41,6 +41,7 @@ static WAITS: Need = Need {
             ("switched", Hook::TpBtf("sched_switch")),
             ("wakeup", Hook::TpBtf("sched_wakeup")),
             ("wakeup_new", Hook::TpBtf("sched_wakeup_new")),
+            ("freed", Hook::TpBtf("sched_process_free")),
         ],
         shape: Shape::Any,
         since: "5.10 and later",
