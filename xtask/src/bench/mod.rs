@@ -4,6 +4,7 @@
 //! throughout; the table shows medians. Every profiler is stopped by SIGINT, so "from the end of
 //! sampling to the finished file" is the same stretch for all: from that signal to the last byte.
 
+mod bpftrace;
 mod measure;
 mod profilers;
 mod table;

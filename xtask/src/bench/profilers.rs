@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::bpftrace;
 use super::measure::{BpfPrograms, cpu_ns, interrupt, wait_for_peak_rss};
 
 /// A contestant.
@@ -190,7 +191,7 @@ fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
         }
         Profiler::Bpftrace => {
             let mut bpftrace = Command::new("bpftrace");
-            bpftrace.args(["-f", "json", "-e", &bpftrace_script(plan.frequency_hz)]);
+            bpftrace.args(["-f", "json", "-e", &bpftrace::script(plan.frequency_hz)]);
             bpftrace
         }
     };
@@ -200,18 +201,6 @@ fn start(profiler: Profiler, plan: &Plan, folder: &Path) -> Result<Child> {
     command
         .spawn()
         .with_context(|| format!("starting {command:?}"))
-}
-
-/// Counts samples and notes their time span beside the stacks.
-// Not `min(nsecs)`: 0.17 prints nothing for it. Maps are printed in the order of their names: the
-// small ones come before the stacks.
-fn bpftrace_script(frequency_hz: u64) -> String {
-    format!(
-        "profile:hz:{frequency_hz} {{ \
-           if (@first_ns == 0) {{ @first_ns = nsecs; }} \
-           @counted = count(); @last_ns = max(nsecs); \
-           @stacks[kstack, ustack, comm] = count(); }}"
-    )
 }
 
 /// What was seen while a profiler sampled.
@@ -327,19 +316,10 @@ fn perf_samples(folder: &Path, plan: &Plan) -> Result<(u64, f64)> {
     Ok((times.len() as u64, owed(plan, last - first)))
 }
 
-/// From the maps that bpftrace prints at its end.
+/// From what bpftrace prints at its end.
 fn bpftrace_samples(folder: &Path, plan: &Plan) -> Result<(u64, f64)> {
-    let text = fs::read_to_string(folder.join("stdout"))?;
-    let number = |name: &str| {
-        let lines = text.lines().filter(|line| line.contains(name));
-        let mut values = lines
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["data"][name].as_u64());
-        values
-            .next()
-            .with_context(|| format!("bpftrace printed no {name}"))
-    };
-    let span_ns = number("@last_ns")?.saturating_sub(number("@first_ns")?);
-    Ok((number("@counted")?, owed(plan, span_ns as f64 / 1e9)))
+    let summary = bpftrace::Summary::parse(&fs::read_to_string(folder.join("stdout"))?)?;
+    Ok((summary.samples, owed(plan, summary.span_ns as f64 / 1e9)))
 }
 
 /// The samples of all CPUs between the first and the last, both included.
