@@ -85,7 +85,7 @@ struct Session {
     /// Side-band records of one drain; kept for its memory.
     records: Vec<Record>,
     command: Option<Command>,
-    /// `None` without kernel stacks.
+    /// `None` without kernel stacks, and until it samples.
     kernel_text: Option<kernel_text::Reading>,
 }
 
@@ -100,7 +100,6 @@ pub struct Finished {
 
 impl Session {
     fn open(config: &ProfileConfig, command: Option<Command>) -> Result<Self> {
-        let kernel_text = config.kernel_stacks.then(kernel_text::Reading::start);
         let online = cpus::online_cpus()?;
         let sampled: Vec<u32> = online
             .iter()
@@ -148,7 +147,7 @@ impl Session {
             collector: Collector::default(),
             records: Vec::new(),
             command,
-            kernel_text,
+            kernel_text: None,
         };
         session
             .processes
@@ -172,6 +171,8 @@ impl Session {
             command.release()?;
             self.follow_start(start)?;
         }
+        // Not before: on a busy machine it would keep the first sample waiting.
+        self.kernel_text = config.kernel_stacks.then(kernel_text::Reading::start);
         loop {
             let elapsed = start.elapsed();
             if config.duration.is_some_and(|duration| elapsed >= duration)
