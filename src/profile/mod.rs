@@ -20,3 +20,4 @@ pub mod session;
 pub mod sideband;
 pub mod signals;
 pub mod unwind;
+mod wait;

@@ -1,11 +1,10 @@
 //! One `profile` run from its configuration to the written files.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::abi::Counters;
 use super::attribute::{self, TaskFrames};
@@ -23,6 +22,7 @@ use super::unwind::abi::KNOWN_RULES_PER_CPU;
 use super::unwind::live::Unwinder;
 use super::unwind::maps::UnwindMaps;
 use super::unwind::walk::WithoutCfi;
+use super::wait::wait_for;
 use super::{cgroup, cpus, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
@@ -190,7 +190,7 @@ impl Session {
             progress.update(start.elapsed());
             if woken_early {
                 let pause = (drain_start.elapsed() * PAUSE_PER_DRAIN).clamp(PAUSE, PAUSE_MAX);
-                std::thread::sleep(pause.min(left));
+                wait_for([signals.as_fd()], pause.min(left))?;
             }
         }
         self.sampler.stop()?;
@@ -212,18 +212,7 @@ impl Session {
     /// Sleeps until a side-band buffer fills, a signal arrives or the time is over. Whether it
     /// was not the time.
     fn wait(&self, signals: &Signals, timeout: Duration) -> Result<bool> {
-        let mut fds: Vec<PollFd<'_>> = self
-            .sideband
-            .fds()
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        fds.push(PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN));
-        let timeout = Timespec::try_from(timeout).context("duration out of range")?;
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(error).context("cannot wait for the kernel's buffers"),
-        }
+        wait_for(self.sideband.fds().chain([signals.as_fd()]), timeout)
     }
 
     fn drain(&mut self) -> Result<()> {
@@ -275,7 +264,7 @@ impl Session {
         }
     }
 
-    fn finish(mut self, config: &ProfileConfig, sampled: Duration) -> Result<Finished> {
+    fn finish(&mut self, config: &ProfileConfig, sampled: Duration) -> Result<Finished> {
         self.walk_snapshots();
         let by_cpu = self.bpf.read_per_cpu::<Counters>("counters")?;
         // With -I idle samples are among the others.
