@@ -1,10 +1,10 @@
 //! One `profile` run from its configuration to the written files.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::abi::Counters;
 use super::attribute::{self, TaskFrames};
