@@ -72,8 +72,8 @@ fn stacks_of_an_analytic_query_are_whole_and_agree_with_perf() {
 fn compare(postgres: &Postgres) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("perf.data");
-    let pids = server_pids(postgres.pid());
     std::thread::sleep(WARM_UP);
+    let pids = server_pids(postgres.pid());
     // Both see the same seconds: perf begins when flame samples, and flame ends as perf does.
     let flame = FlameRun::at_hz(HZ)
         .args(["--no-inline", "-p", &pids.join(",")])

@@ -294,6 +294,12 @@ impl Processes {
         Some(stretches(image, u64::MAX - 1))
     }
 
+    /// What [`Processes::take_changed`] would give.
+    #[must_use]
+    pub fn changed(&self) -> &HashSet<u32> {
+        &self.changed
+    }
+
     /// Processes whose mappings changed, began or ended since the last call.
     pub fn take_changed(&mut self) -> HashSet<u32> {
         std::mem::take(&mut self.changed)

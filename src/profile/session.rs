@@ -19,7 +19,7 @@ use super::sampler::Sampler;
 use super::sideband::{Record, SideBand};
 use super::signals::{self, Signals};
 use super::unwind::abi::KNOWN_RULES_PER_CPU;
-use super::unwind::live::Unwinder;
+use super::unwind::live::{ReadAhead, Unwinder};
 use super::unwind::maps::UnwindMaps;
 use super::unwind::walk::WithoutCfi;
 use super::wait::wait_for;
@@ -108,12 +108,17 @@ impl Session {
             .collect();
         // The side-band runs before /proc is read, so that nothing falls between the two.
         let sideband = SideBand::open(&online)?;
-        let mut bpf = Bpf::load("profile", &settings(config, sampled.len())?)?;
         let targets: Option<Vec<u32>> = match &config.targets {
             Targets::System => None,
             Targets::Pids(pids) => Some(pids.clone()),
             Targets::Command(_) => Some(command.iter().map(Command::pid).collect()),
         };
+        let settings = settings(config, sampled.len())?;
+        let (bpf, known) = rayon::join(
+            || Bpf::load("profile", &settings),
+            || Known::read(config, targets.as_deref()),
+        );
+        let (mut bpf, known) = (bpf?, known?);
         if let Some(pids) = &targets {
             bpf.attach_tp_btf("follow_fork", "sched_process_fork")?;
             bpf.attach_tp_btf("follow_exit", "sched_process_exit")?;
@@ -125,7 +130,8 @@ impl Session {
                 bpf.remove("targets", *pid)?;
             }
         }
-        let (program, unwinder) = load_sampling(&mut bpf, config, targets.as_deref())?;
+        let (program, unwinder) =
+            load_sampling(&mut bpf, config, targets.as_deref(), known.tables)?;
         let sampler = Sampler::open(
             &mut bpf,
             program,
@@ -140,8 +146,8 @@ impl Session {
             bpf,
             sampler,
             sideband,
-            processes: Processes::new(),
-            modules: Modules::new(),
+            processes: known.processes,
+            modules: known.modules,
             unwinder,
             snapshots: Vec::new(),
             collector: Collector::default(),
@@ -149,9 +155,6 @@ impl Session {
             command,
             kernel_text: None,
         };
-        session
-            .processes
-            .snapshot(targets.as_deref(), &mut session.modules)?;
         session.update_unwinder()?;
         Ok(session)
     }
@@ -333,16 +336,38 @@ impl Session {
     }
 }
 
+/// What is known of the processes before it samples.
+struct Known {
+    processes: Processes,
+    modules: Modules,
+    /// `None` when user stacks are walked by frame pointers.
+    tables: Option<ReadAhead>,
+}
+
+impl Known {
+    fn read(config: &ProfileConfig, targets: Option<&[u32]>) -> Result<Self> {
+        let (mut processes, mut modules) = (Processes::new(), Modules::new());
+        processes.snapshot(targets, &mut modules)?;
+        let tables = walks_by_cfi(config).then(|| ReadAhead::of(&processes, &modules));
+        Ok(Self {
+            processes,
+            modules,
+            tables,
+        })
+    }
+}
+
 /// Loads the program that samples: by call frame information unless that was ruled out or this
 /// kernel cannot run it. Gives the program's name.
 fn load_sampling(
     bpf: &mut Bpf,
     config: &ProfileConfig,
     targets: Option<&[u32]>,
+    tables: Option<ReadAhead>,
 ) -> Result<(&'static str, Option<Unwinder>)> {
     const BY_FRAME_POINTERS: &str = "sample";
     const WITH_CFI: &str = "sample_with_cfi";
-    if walks_by_cfi(config) {
+    if let Some(tables) = tables {
         match bpf.load_perf_event(WITH_CFI) {
             Ok(()) => {
                 let maps = UnwindMaps::new(
@@ -355,7 +380,10 @@ fn load_sampling(
                     Unwind::Dwarf => WithoutCfi::Stop,
                     Unwind::Auto | Unwind::Fp => WithoutCfi::FramePointers,
                 };
-                return Ok((WITH_CFI, Some(Unwinder::new(maps, wanted, without_cfi))));
+                return Ok((
+                    WITH_CFI,
+                    Some(Unwinder::new(maps, tables, wanted, without_cfi)),
+                ));
             }
             Err(error) if config.unwind == Unwind::Auto => tracing::warn!(
                 "this kernel cannot walk stacks by .eh_frame (that needs 5.15), frame pointers \
@@ -428,6 +456,7 @@ fn settings(config: &ProfileConfig, cpus: usize) -> Result<Settings> {
         .global("inherit", Global::Bool(config.inherit))
         .global("filter_cgroup_id", Global::U64(cgroup_id))
         .global("filter_cgroup_level", Global::U32(cgroup_level))
+        .max_entries("targets", if_needed(filters, 65536))
         .max_entries("samples", entries)
         .global(
             "unwind_by_frame_pointers",

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use anyhow::Result;
-use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::UnwindModule;
 use super::abi::MappingEntry;
@@ -41,11 +41,42 @@ pub struct CopiedStack {
     pub bytes: Box<[u8]>,
 }
 
+/// A module's layout and table; `None` without a file or without call frame information.
+type Read = Option<(ElfLayout, Table)>;
+
+/// Tables that were read while the kernel side was still being loaded.
+#[derive(Debug)]
+pub struct ReadAhead {
+    cache: Option<Cache>,
+    tables: HashMap<ModuleId, Read>,
+}
+
+impl ReadAhead {
+    /// Reads the tables of what these processes have mapped, as many as are ever held at a time.
+    /// Without a usable cache folder they are built anew each time.
+    #[must_use]
+    pub fn of(processes: &Processes, modules: &Modules) -> Self {
+        let cache = Cache::open()
+            .inspect_err(|error| tracing::info!("unwind tables are not kept: {error:#}"))
+            .ok();
+        let layouts = processes.changed().iter().copied();
+        let layouts = layouts.filter_map(|pid| processes.layout_now(pid));
+        let mapped = layouts.flat_map(|layout| modules_of(&layout).collect::<Vec<_>>());
+        let first = batches(mapped.collect(), modules).into_iter().next();
+        let tables = first
+            .unwrap_or_default()
+            .into_par_iter()
+            .map(|id| (id, read(modules, id, cache.as_ref())))
+            .collect();
+        Self { cache, tables }
+    }
+}
+
 /// The unwinder's user-space half.
 #[derive(Debug)]
 pub struct Unwinder {
     maps: UnwindMaps,
-    cache: Option<Cache>,
+    ahead: ReadAhead,
     /// `None` for a file without call frame information.
     modules: HashMap<ModuleId, Option<Loaded>>,
     by_table: HashMap<u32, ModuleId>,
@@ -66,16 +97,17 @@ struct Loaded {
 }
 
 impl Unwinder {
-    /// Takes over the kernel side's maps. Without a usable cache folder tables are built anew
-    /// each time.
+    /// Takes over the kernel side's maps, which [`Unwinder::update`] fills.
     #[must_use]
-    pub fn new(maps: UnwindMaps, wanted: Option<HashSet<u32>>, without_cfi: WithoutCfi) -> Self {
-        let cache = Cache::open()
-            .inspect_err(|error| tracing::info!("unwind tables are not kept: {error:#}"))
-            .ok();
+    pub fn new(
+        maps: UnwindMaps,
+        ahead: ReadAhead,
+        wanted: Option<HashSet<u32>>,
+        without_cfi: WithoutCfi,
+    ) -> Self {
         Self {
             maps,
-            cache,
+            ahead,
             modules: HashMap::new(),
             by_table: HashMap::new(),
             wanted,
@@ -113,15 +145,16 @@ impl Unwinder {
             .filter(is_wanted)
             .map(|pid| (*pid, processes.layout_now(*pid)))
             .collect();
-        let stretches = layouts
-            .iter()
-            .filter_map(|(_, layout)| layout.as_ref())
-            .flatten();
-        let new: HashSet<ModuleId> = stretches
-            .filter_map(|stretch| stretch.file.map(|(module, _)| module))
+        let mapped = layouts.iter().filter_map(|(_, layout)| layout.as_ref());
+        let new: HashSet<ModuleId> = mapped
+            .flat_map(|layout| modules_of(layout))
             .filter(|module| !self.modules.contains_key(module))
             .collect();
-        self.load_modules(&new, modules);
+        for batch in batches(new, modules) {
+            self.load_batch(&batch, modules);
+        }
+        // Of a process that has ended since.
+        self.ahead.tables.clear();
         for (pid, layout) in &layouts {
             let Some(layout) = layout else {
                 self.maps.remove_process(*pid)?;
@@ -141,38 +174,20 @@ impl Unwinder {
         Ok(())
     }
 
-    /// Tables are built on all CPUs, and loaded batch by batch: the kernel waits for a grace
-    /// period at each load, but tables of a whole machine at once would be ours to hold.
-    fn load_modules(&mut self, new: &HashSet<ModuleId>, modules: &Modules) {
-        let mut sizes: Vec<(u64, ModuleId)> = new
+    fn load_batch(&mut self, batch: &[ModuleId], modules: &Modules) {
+        let ahead: Vec<(ModuleId, Option<Read>)> = batch
             .iter()
-            .map(|id| (file_bytes(modules, *id), *id))
+            .map(|id| (*id, self.ahead.tables.remove(id)))
             .collect();
-        // Small files first: most modules are there with the first batches.
-        sizes.sort_unstable();
-        let mut batch_bytes = 0;
-        for batch in sizes.chunk_by(|_, (bytes, _)| {
-            batch_bytes += bytes;
-            let fits = batch_bytes < BATCH_FILE_BYTES;
-            if !fits {
-                batch_bytes = 0;
-            }
-            fits
-        }) {
-            self.load_batch(batch, modules);
-        }
-    }
-
-    fn load_batch(&mut self, batch: &[(u64, ModuleId)], modules: &Modules) {
-        let cache = self.cache.as_ref();
-        let read: Vec<_> = batch
-            .par_iter()
-            .map(|(_, id)| read(modules, *id, cache))
+        let cache = self.ahead.cache.as_ref();
+        let tables: Vec<(ModuleId, Read)> = ahead
+            .into_par_iter()
+            .map(|(id, ahead)| (id, ahead.unwrap_or_else(|| read(modules, id, cache))))
             .collect();
         let mut bytes = self.maps.memory_bytes();
         let mut kept: Vec<(ModuleId, ElfLayout, Table)> = Vec::new();
-        for ((_, id), read) in batch.iter().zip(read) {
-            self.modules.insert(*id, None);
+        for (id, read) in tables {
+            self.modules.insert(id, None);
             let Some((layout, table)) = read else {
                 continue;
             };
@@ -181,7 +196,7 @@ impl Unwinder {
                 self.unplaced += 1;
                 continue;
             }
-            kept.push((*id, layout, table));
+            kept.push((id, layout, table));
         }
         if kept.is_empty() {
             return;
@@ -244,7 +259,7 @@ impl Unwinder {
     fn local(&self, table: u32, modules: &Modules) -> Option<&Table> {
         let id = self.by_table.get(&table)?;
         let loaded = self.modules.get(id)?.as_ref()?;
-        let read_again = || read(modules, *id, self.cache.as_ref()).map(|(_, table)| table);
+        let read_again = || read(modules, *id, self.ahead.cache.as_ref()).map(|(_, table)| table);
         loaded.local.get_or_init(read_again).as_ref()
     }
 
@@ -270,8 +285,33 @@ fn file_bytes(modules: &Modules, id: ModuleId) -> u64 {
     metadata.map_or(0, |metadata| metadata.len())
 }
 
-/// A module's layout and table; `None` without a file or without call frame information.
-fn read(modules: &Modules, id: ModuleId, cache: Option<&Cache>) -> Option<(ElfLayout, Table)> {
+fn modules_of(layout: &[Stretch]) -> impl Iterator<Item = ModuleId> {
+    let files = layout.iter().filter_map(|stretch| stretch.file);
+    files.map(|(module, _)| module)
+}
+
+/// Tables are built on all CPUs, and loaded batch by batch: the kernel waits for a grace period at
+/// each load, but tables of a whole machine at once would be ours to hold.
+fn batches(new: HashSet<ModuleId>, modules: &Modules) -> Vec<Vec<ModuleId>> {
+    let new = new.into_iter().map(|id| (file_bytes(modules, id), id));
+    let mut sizes: Vec<(u64, ModuleId)> = new.collect();
+    // Small files first: most modules are there with the first batches.
+    sizes.sort_unstable();
+    let mut batch_bytes = 0;
+    let batches = sizes.chunk_by(|_, (bytes, _)| {
+        batch_bytes += bytes;
+        let fits = batch_bytes < BATCH_FILE_BYTES;
+        if !fits {
+            batch_bytes = 0;
+        }
+        fits
+    });
+    batches
+        .map(|batch| batch.iter().map(|(_, id)| *id).collect())
+        .collect()
+}
+
+fn read(modules: &Modules, id: ModuleId, cache: Option<&Cache>) -> Read {
     let module = modules.get(id);
     let read = UnwindModule::read(module.file.as_ref()?, cache)
         .inspect_err(|error| tracing::debug!("{}: {error:#}", module.path.display()))
