@@ -12,7 +12,11 @@ use std::sync::Arc;
 
 use flame::cache::CacheFolder;
 use flame::symbolize::Options;
+use flame::symbolize::stable_file::StableFile;
+use flame::symbolize::unpacked::unpacked;
 use object::{Object, ObjectSection};
+use proptest::prop_assert;
+use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use support::symbols::{C, Workbench, build_id, chain, module, names_with, nm, run};
 
 /// A compiled program and a folder for what is unpacked.
@@ -205,4 +209,46 @@ fn a_section_that_lies_is_left_alone() {
             .sum();
         assert!(kept < 1 << 20, "{at} {value}: {kept} bytes");
     }
+}
+
+#[test]
+fn headers_that_lie_cause_no_panic() {
+    let Some(unpacking) = Unpacking::new(&["-O1", "-g", "-gz=zlib"]) else {
+        return;
+    };
+    let prog = unpacking.bench.path("prog");
+    let good = fs::read(&prog).unwrap();
+    let file = object::File::parse(&*good).unwrap();
+    // The ELF header, the section headers, and the headers of compressed sections.
+    let mut places: Vec<usize> = (16..64).collect();
+    let headers_at = u64::from_le_bytes(good[0x28..0x30].try_into().unwrap()) as usize;
+    places.extend(headers_at..good.len());
+    for section in file.sections() {
+        let range = section.compressed_file_range().unwrap();
+        if range.format != object::CompressionFormat::None {
+            let data = range.offset as usize;
+            places.extend(data - 24..data);
+        }
+    }
+    let base = unpacking.bench.path("cache");
+    let folder = CacheFolder::open_in(&base, "debug", 1 << 30).unwrap();
+    let lie = (0..places.len(), proptest::num::u8::ANY);
+    let config = ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let outcome = TestRunner::new(config).run(&lie, |(place, byte)| {
+        let mut bad = good.clone();
+        bad[places[place]] = byte;
+        // A new file each time: the last one is mapped.
+        fs::remove_file(&prog).ok();
+        fs::write(&prog, bad).unwrap();
+        let stable = StableFile::of(&fs::File::open(&prog).unwrap()).unwrap();
+        if let Ok(Some(unpacked)) = unpacked(&stable, &folder) {
+            prop_assert!(unpacked.data().len() <= 256 << 20);
+        }
+        Ok(())
+    });
+    outcome.unwrap();
 }
