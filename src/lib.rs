@@ -14,3 +14,4 @@ pub mod profile;
 pub mod render;
 pub mod symbolize;
 pub mod tools;
+mod wait;

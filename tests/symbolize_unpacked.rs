@@ -34,13 +34,19 @@ impl Unpacking {
         Some(Self { bench, vaddrs })
     }
 
+    fn folder(&self) -> CacheFolder {
+        CacheFolder::open_in(&self.bench.path("cache"), "debug", 1 << 30).unwrap()
+    }
+
     /// The chains of `outer` and `local`, with or without the folder.
     fn names(&self, keep: bool) -> [String; 2] {
-        let base = self.bench.path("cache");
+        self.names_with(keep.then(|| self.folder()))
+    }
+
+    fn names_with(&self, folder: Option<CacheFolder>) -> [String; 2] {
         let options = Options {
             debug_dirs: vec![self.bench.path("debug")],
-            unpacked: keep
-                .then(|| Arc::new(CacheFolder::open_in(&base, "debug", 1 << 30).unwrap())),
+            unpacked: folder.map(Arc::new),
             ..Options::default()
         };
         let (names, _) = names_with(&module(&self.bench.path("prog")), &self.vaddrs, &options);
@@ -170,19 +176,12 @@ fn without_room_on_the_disk_names_are_the_same() {
         return;
     };
     assert_eq!(unpacking.names(true)[1], "local");
-    let folder = unpacking.bench.path("cache/debug");
     fs::remove_file(unpacking.only_kept()).unwrap();
     // A folder that cannot be written to, even by root: it is gone.
-    let options = Options {
-        unpacked: Some(Arc::new(
-            CacheFolder::open_in(&unpacking.bench.path("cache"), "debug", 1 << 30).unwrap(),
-        )),
-        ..Options::default()
-    };
-    fs::remove_dir(&folder).unwrap();
-    let prog = module(&unpacking.bench.path("prog"));
-    let (names, _) = names_with(&prog, &unpacking.vaddrs, &options);
-    assert_eq!(chain(&names[0]), "outer;middle_[i];innermost_[i]");
+    let folder = unpacking.folder();
+    fs::remove_dir(unpacking.bench.path("cache/debug")).unwrap();
+    let names = unpacking.names_with(Some(folder));
+    assert_eq!(names[0], "outer;middle_[i];innermost_[i]");
 }
 
 #[test]
@@ -230,8 +229,7 @@ fn headers_that_lie_cause_no_panic() {
             places.extend(data - 24..data);
         }
     }
-    let base = unpacking.bench.path("cache");
-    let folder = CacheFolder::open_in(&base, "debug", 1 << 30).unwrap();
+    let folder = unpacking.folder();
     let lie = (0..places.len(), proptest::num::u8::ANY);
     let config = ProptestConfig {
         cases: 1000,

@@ -20,4 +20,3 @@ pub mod session;
 pub mod sideband;
 pub mod signals;
 pub mod unwind;
-mod wait;

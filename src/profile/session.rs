@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rustix::event::{PollFd, PollFlags};
 
 use super::abi::Counters;
 use super::attribute::{self, TaskFrames};
@@ -22,11 +23,11 @@ use super::unwind::abi::KNOWN_RULES_PER_CPU;
 use super::unwind::live::{ReadAhead, Unwinder};
 use super::unwind::maps::UnwindMaps;
 use super::unwind::walk::WithoutCfi;
-use super::wait::wait_for;
 use super::{cgroup, cpus, report};
 use crate::bpf::{Bpf, Global, Ring, Settings};
 use crate::preflight;
 use crate::symbolize::{self, kernel_text, modules::Modules, unpacked};
+use crate::wait::wait_for;
 
 /// How often the kernel's buffers are emptied while sampling.
 const TICK: Duration = Duration::from_millis(100);
@@ -193,7 +194,8 @@ impl Session {
             progress.update(start.elapsed());
             if woken_early {
                 let pause = (drain_start.elapsed() * PAUSE_PER_DRAIN).clamp(PAUSE, PAUSE_MAX);
-                wait_for([signals.as_fd()], pause.min(left))?;
+                let mut fds = [PollFd::new(signals, PollFlags::IN)];
+                wait_for(&mut fds, Some(pause.min(left)))?;
             }
         }
         self.sampler.stop()?;
@@ -215,7 +217,13 @@ impl Session {
     /// Sleeps until a side-band buffer fills, a signal arrives or the time is over. Whether it
     /// was not the time.
     fn wait(&self, signals: &Signals, timeout: Duration) -> Result<bool> {
-        wait_for(self.sideband.fds().chain([signals.as_fd()]), timeout)
+        let mut fds: Vec<PollFd<'_>> = self
+            .sideband
+            .fds()
+            .chain([signals.as_fd()])
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        wait_for(&mut fds, Some(timeout))
     }
 
     fn drain(&mut self) -> Result<()> {

@@ -87,7 +87,7 @@ fn link_paths(
 }
 
 /// Bytes as hexadecimal digits, no more than a build id has.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .take(BUILD_ID_BYTES_MAX)

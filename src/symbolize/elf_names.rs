@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer};
 
+use crate::cache::CacheFolder;
 use crate::profile::model::{Frame, FrameKind};
 
 use super::debug_files::{self, DebugFile};
@@ -86,31 +87,18 @@ impl ElfNames {
         } else {
             debug_files::find(module, &image, &options.debug_dirs)
         };
-        let debug_parts = debug.as_ref().map(|debug| (&debug.file, &debug.image));
         let dwarf = if !options.inline {
             None
         } else if may_read_dwarf(&file, &image) {
             Some(DwarfIn::Module)
         } else {
-            debug_parts
-                .filter(|(file, image)| may_read_dwarf(file, image))
+            debug
+                .as_ref()
+                .filter(|debug| may_read_dwarf(&debug.file, &debug.image))
                 .map(|_| DwarfIn::DebugFile)
         };
-        let packed = dwarf.and_then(|dwarf| match dwarf {
-            DwarfIn::Module => Some((&file, &image)),
-            DwarfIn::DebugFile => debug_parts,
-        });
-        let unpacked = packed
-            .filter(|(file, image)| image.has_compressed && file.trusted())
-            .zip(options.unpacked.as_deref())
-            .and_then(|((file, _), folder)| {
-                unpacked(file, folder).unwrap_or_else(|error| {
-                    tracing::debug!("not unpacked: {}: {error:#}", module.path.display());
-                    None
-                })
-            });
         let functions = Functions::default();
-        Ok(Self {
+        let mut opened = Self {
             path: module.path.clone(),
             file,
             image,
@@ -118,7 +106,34 @@ impl ElfNames {
             debug,
             inline: options.inline,
             dwarf,
-            unpacked,
+            unpacked: None,
+        };
+        opened.unpacked = options
+            .unpacked
+            .as_deref()
+            .and_then(|folder| opened.unpack_dwarf(folder));
+        Ok(opened)
+    }
+
+    /// The file whose DWARF is read, as it is on disk.
+    fn with_dwarf(&self) -> Option<(&StableFile, &Image)> {
+        match self.dwarf? {
+            DwarfIn::Module => Some((&self.file, &self.image)),
+            DwarfIn::DebugFile => self.debug_parts(),
+        }
+    }
+
+    fn debug_parts(&self) -> Option<(&StableFile, &Image)> {
+        self.debug.as_ref().map(|debug| (&debug.file, &debug.image))
+    }
+
+    fn unpack_dwarf(&self, folder: &CacheFolder) -> Option<StableFile> {
+        let (file, _) = self
+            .with_dwarf()
+            .filter(|(file, image)| image.has_compressed && file.trusted())?;
+        unpacked(file, folder).unwrap_or_else(|error| {
+            tracing::debug!("not unpacked: {}: {error:#}", self.path.display());
+            None
         })
     }
 
@@ -168,13 +183,8 @@ impl ElfNames {
                 is_dwarf,
             });
         };
-        let debug = self.debug.as_ref().map(|debug| (&debug.file, &debug.image));
-        let own = (&self.file, &self.image);
-        let with_dwarf = self.dwarf.and_then(|dwarf| match dwarf {
-            DwarfIn::Module => Some(own),
-            DwarfIn::DebugFile => debug,
-        });
-        if let Some((file, _)) = with_dwarf {
+        let (own, debug) = ((&self.file, &self.image), self.debug_parts());
+        if let Some((file, _)) = self.with_dwarf() {
             add(self.unpacked.as_ref().unwrap_or(file), true);
         }
         let tables = if self.image.has_symtab {

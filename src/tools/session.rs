@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{ArgMatches, FromArgMatches};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use serde_json::{Map, Value, json};
 
 use super::args::{CommonArgs, HeatmapArgs};
@@ -20,6 +20,7 @@ use crate::preflight;
 use crate::profile::cgroup;
 use crate::profile::signals::Signals;
 use crate::render::output;
+use crate::wait::wait_for;
 
 /// A column of a heat map when the reports are not its columns.
 const COLUMN: Duration = Duration::from_secs(1);
@@ -222,7 +223,7 @@ impl Session {
                 continue;
             }
             let timeout = until_report.into_iter().chain(until_column).min();
-            if wait_for(signals, self.tool.as_ref(), timeout)? && signals.take() {
+            if wait_for_signal(signals, self.tool.as_ref(), timeout)? && signals.take() {
                 return Ok(Wake::Signal);
             }
         }
@@ -309,18 +310,12 @@ impl Session {
 }
 
 /// Whether a signal may have arrived; false for events and the end of the time.
-fn wait_for(signals: &Signals, tool: &dyn Tool, timeout: Option<Duration>) -> Result<bool> {
+fn wait_for_signal(signals: &Signals, tool: &dyn Tool, timeout: Option<Duration>) -> Result<bool> {
     let mut descriptors = vec![PollFd::new(signals, PollFlags::IN)];
     let events = tool.events_fd();
     if let Some(events) = &events {
         descriptors.push(PollFd::new(events, PollFlags::IN));
     }
-    let timeout = timeout
-        .map(|timeout| Timespec::try_from(timeout).context("the interval is too long"))
-        .transpose()?;
-    match poll(&mut descriptors, timeout.as_ref()) {
-        Ok(_) => Ok(!descriptors[0].revents().is_empty()),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(error).context("cannot wait for events"),
-    }
+    wait_for(&mut descriptors, timeout)?;
+    Ok(!descriptors[0].revents().is_empty())
 }

@@ -13,6 +13,7 @@ use super::abi::TABLE_VERSION;
 use super::elf::{Cfi, ElfLayout};
 use super::table::Table;
 use crate::cache::CacheFolder;
+use crate::symbolize::debug_files::hex;
 
 /// The folder's name below the cache's.
 const KIND: &str = "unwind";
@@ -65,12 +66,10 @@ impl Cache {
     /// [`Cfi::fingerprint`]: a file that claims another's build id does not get its table.
     #[must_use]
     pub fn load(&self, build_id: &[u8], fingerprint: u64) -> Option<Table> {
-        let name = name_of(build_id);
-        let read = || match self.0.open_file(&name)? {
-            Some(file) => read(&file, fingerprint).map(Some),
-            None => Ok(None),
-        };
-        read().unwrap_or_else(|error: anyhow::Error| {
+        let name = hex(build_id);
+        let file = self.0.open_file(&name);
+        let table = file.and_then(|file| file.map(|file| read(&file, fingerprint)).transpose());
+        table.unwrap_or_else(|error| {
             tracing::debug!("unwind table {name}: {error:#}");
             None
         })
@@ -92,17 +91,11 @@ impl Cache {
             checksum: checksum(&words),
             fingerprint,
         };
-        self.0.store(&name_of(build_id), |file| {
+        self.0.store(&hex(build_id), |file| {
             file.write_all(&header.to_bytes())?;
             file.write_all(&words)
         })
     }
-}
-
-fn name_of(build_id: &[u8]) -> String {
-    build_id
-        .iter()
-        .fold(String::new(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 fn read(mut file: &File, fingerprint: u64) -> Result<Table> {
@@ -194,7 +187,7 @@ mod tests {
     fn a_damaged_file_is_as_good_as_none() {
         let (_folder, cache) = cache();
         cache.store(b"id", 7, &table()).unwrap();
-        let path = cache.0.path(&name_of(b"id"));
+        let path = cache.0.path(&hex(b"id"));
         let good = fs::read(&path).unwrap();
         for at in (0..good.len()).step_by(97).chain([0, 9, 17, 25]) {
             let mut bad = good.clone();
