@@ -146,7 +146,7 @@ fn runqlat_agrees_with_the_schedulers_own_account() {
     let tool = Running::start(&["runqlat", "-P", "-p", &loops.list()]);
     let accounts = loops.run_for(Duration::from_secs(1));
     let report = tool.report();
-    // The kernel leaves out a context switch now and then, under load; the tool says how many.
+    // A kernel can hide tasks from tracing, and switches away from them; the tool says how many.
     let not_reported = report["losses"]["not_reported"].as_u64().unwrap_or(0);
     assert_eq!(
         list(&report, "histograms").len(),
