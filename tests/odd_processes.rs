@@ -93,3 +93,21 @@ fn targets_that_end_while_the_profile_is_set_up_are_not_waited_for() {
         drop(target);
     }
 }
+
+/// As when one of `pgrep`'s list ends before `flame` looks.
+#[test]
+fn a_list_is_profiled_without_the_one_that_has_ended() {
+    if !can_sample("a_list_is_profiled_without_the_one_that_has_ended") {
+        return;
+    }
+    let _turn = sampling_turn();
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let program = Workload::new("three_functions.c").build();
+    let target = Process::start(Command::new(&program).arg("20"));
+    let list = format!("{},{}", ended.id(), target.id());
+    let recorded = FlameRun::new().args(["-p", &list, "1"]).run();
+    recorded.folded.assert_chain(&["main", "work", "costly"]);
+    let warning = format!("process {} has ended", ended.id());
+    assert!(recorded.stderr.contains(&warning), "{}", recorded.stderr);
+}

@@ -8,7 +8,9 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -109,4 +111,25 @@ fn a_reader_that_leaves_ends_the_tool_without_a_word() {
             assert_eq!(messages.lines().count(), 1, "{messages}");
         }
     }
+}
+
+#[test]
+fn a_process_may_have_any_name_and_one_of_a_list_may_have_ended() {
+    let Some(_alone) = alone_and_privileged() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join(OsStr::from_bytes(b"\xff\xfe"));
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let mut child = Command::new(&program).arg("60").spawn().unwrap();
+    let list = format!("4194303,{}", child.id());
+    let output = Command::new(flame())
+        .args(["runqlat", "-p", &list, "100ms"])
+        .output()
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{messages}");
+    assert!(messages.contains("process 4194303 has ended"), "{messages}");
 }

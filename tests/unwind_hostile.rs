@@ -10,10 +10,10 @@
 use flame::profile::unwind::abi::{FRAMES_MAX, MappingEntry, Rule, mapping_kind};
 use flame::profile::unwind::elf::ElfLayout;
 use flame::profile::unwind::table::Table;
-use flame::profile::unwind::vdso;
 use flame::profile::unwind::walk::{AddressSpace, Captured, WithoutCfi, unwind_user};
 use flame::symbolize::elf::Image;
 use flame::symbolize::functions::Functions;
+use flame::symbolize::modules::vdso;
 use proptest::prelude::*;
 
 /// A table from whatever these bytes are.
@@ -49,7 +49,7 @@ fn cpu_seconds() -> f64 {
 proptest! {
     #[test]
     fn a_damaged_elf_file(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40)) {
-        let mut bytes = vdso::read().unwrap();
+        let mut bytes = vdso::read_own().unwrap();
         for (at, value) in damage {
             let at = at.index(bytes.len());
             bytes[at] = value;
@@ -61,7 +61,7 @@ proptest! {
 
     #[test]
     fn damaged_call_frame_information(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..200)) {
-        let bytes = vdso::read().unwrap();
+        let bytes = vdso::read_own().unwrap();
         let layout = ElfLayout::read(bytes.as_slice()).unwrap();
         let mut cfi = layout.read_cfi(bytes.as_slice()).unwrap().unwrap();
         for (at, value) in damage {
@@ -94,7 +94,7 @@ proptest! {
         stops in any::<bool>(),
         start_stack in 0..0x2000_u64,
     ) {
-        let bytes = vdso::read().unwrap();
+        let bytes = vdso::read_own().unwrap();
         let table = build(&bytes).unwrap();
         let mut registers = registers;
         registers[16] = 0x7000_0000 + offset;
@@ -113,7 +113,7 @@ proptest! {
 /// One long CIE that thousands of functions share would cost its length each time.
 #[test]
 fn a_shared_endless_program_is_refused_in_time() {
-    let vdso = vdso::read().unwrap();
+    let vdso = vdso::read_own().unwrap();
     let layout = ElfLayout::read(vdso.as_slice()).unwrap();
     let mut cfi = layout.read_cfi(vdso.as_slice()).unwrap().unwrap();
     let code = layout

@@ -235,7 +235,7 @@ fn llvm_with_a_million_rows() {
 
 #[test]
 fn a_loaders_own_vdso() {
-    let bytes = flame::profile::unwind::vdso::read().unwrap();
+    let bytes = flame::symbolize::modules::vdso::read_own().unwrap();
     let layout = ElfLayout::read(bytes.as_slice()).unwrap();
     let cfi = layout.read_cfi(bytes.as_slice()).unwrap().unwrap();
     let table = Table::build(&layout, &cfi).unwrap();

@@ -9,7 +9,8 @@ mod batch;
 mod kernel_btf;
 mod kprobe_multi;
 mod perf_link;
-pub(crate) mod syscall;
+pub(crate) mod raw_map;
+mod syscall;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 

@@ -8,7 +8,7 @@ mod explain;
 mod targets;
 
 pub use explain::{explain_bpf_error, explain_perf_error};
-pub use targets::{check_cpu, check_process, resolve_cgroup};
+pub use targets::{check_cpu, resolve_cgroup};
 
 use std::fs::File;
 use std::io::Read;
@@ -222,9 +222,7 @@ impl Facts {
 pub fn check_profile(config: &ProfileConfig) -> Result<(), Error> {
     Facts::read().check()?;
     if let Targets::Pids(pids) = &config.targets {
-        for pid in pids {
-            check_process(*pid, read_text(&format!("/proc/{pid}/status")).as_deref())?;
-        }
+        living_processes(pids)?;
     }
     if let Some(path) = &config.cgroup {
         resolve_cgroup(path)?;
@@ -236,6 +234,14 @@ pub fn check_profile(config: &ProfileConfig) -> Result<(), Error> {
         )?;
     }
     Ok(())
+}
+
+/// Those of `pids` that are processes; a warning names the ones that have ended.
+///
+/// # Errors
+/// When none lives, and when one is a thread.
+pub fn living_processes(pids: &[u32]) -> Result<Vec<u32>, Error> {
+    targets::living_processes(pids, |pid| read_text(&format!("/proc/{pid}/status")))
 }
 
 fn not_available(problem: impl Into<String>, remedy: impl Into<String>) -> Error {

@@ -9,19 +9,54 @@ use crate::error::Error;
 /// `CGROUP2_SUPER_MAGIC` of the kernel's `magic.h`.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
-/// Whether a PID is a running process's. `status` is the text of its `/proc/PID/status`, which
-/// exists for threads too, and for processes that ended but were not yet waited for.
-pub fn check_process(pid: u32, status: Option<&str>) -> Result<(), Error> {
+/// What a PID stands for.
+enum Found {
+    Process,
+    Ended(Error),
+    Thread(Error),
+}
+
+/// [`super::living_processes`], of what `status` reads: the text of a `/proc/PID/status`, which exists
+/// for threads too, and for processes that ended but were not yet waited for.
+///
+/// A list is often what `pgrep` saw a moment ago, so one that has ended since is no error as long as
+/// another one lives.
+pub(super) fn living_processes(
+    pids: &[u32],
+    status: impl Fn(u32) -> Option<String>,
+) -> Result<Vec<u32>, Error> {
+    let mut living = Vec::new();
+    let mut ended = Vec::new();
+    for &pid in pids {
+        match find_process(pid, status(pid).as_deref()) {
+            Found::Process => living.push(pid),
+            Found::Ended(error) => ended.push((pid, error)),
+            Found::Thread(error) => return Err(error),
+        }
+    }
+    if !living.is_empty() {
+        for (pid, _) in ended {
+            tracing::warn!("process {pid} has ended: going on without it");
+        }
+        return Ok(living);
+    }
+    ended
+        .into_iter()
+        .next()
+        .map_or(Ok(living), |(_, error)| Err(error))
+}
+
+fn find_process(pid: u32, status: Option<&str>) -> Found {
     let field = |name| status.and_then(|text| status_field(text, name));
     let (Some(state), Some(tgid)) = (field("State"), field("Tgid")) else {
-        return Err(failed(
+        return Found::Ended(failed(
             format!("no such process: {pid}"),
             "list processes with `pgrep -l NAME` or `ps`; it may have ended, and if the command \
              that looks up PIDs found none, a duration after -p is taken for a PID",
         ));
     };
     if tgid.parse() != Ok(pid) {
-        return Err(failed(
+        return Found::Thread(failed(
             format!("{pid} is a thread of process {tgid}, not a process"),
             format!("-p {tgid} takes all its threads, --per-thread keeps them apart"),
         ));
@@ -29,12 +64,12 @@ pub fn check_process(pid: u32, status: Option<&str>) -> Result<(), Error> {
     // The first thread may end before the others: it is a zombie then, the process is not.
     let threads = field("Threads").and_then(|count| count.parse::<u32>().ok());
     if state.starts_with(['Z', 'X', 'x']) && threads.is_none_or(|count| count <= 1) {
-        return Err(failed(
+        return Found::Ended(failed(
             format!("process {pid} has ended (its parent has not yet waited for it)"),
             "leave it out; nothing of it runs any more",
         ));
     }
-    Ok(())
+    Found::Process
 }
 
 /// The folder that `--cgroup` means: a path as it is, or one relative to the cgroup v2 mount, as

@@ -152,17 +152,37 @@ fn each_missing_feature_has_its_remedy() {
     }
 }
 
+/// Of process 50 alone, whose status is this.
+fn check_process(status: Option<&str>) -> Result<Vec<u32>, Error> {
+    targets::living_processes(&[50], |_| status.map(str::to_owned))
+}
+
+#[test]
+fn who_ended_is_left_out_while_another_one_lives() {
+    let status = |pid: u32| match pid {
+        1..10 => Some(format!("State:\tS (sleeping)\nTgid:\t{pid}\n")),
+        10..20 => Some(format!("State:\tZ (zombie)\nTgid:\t{pid}\n")),
+        20..30 => Some(format!("State:\tS (sleeping)\nTgid:\t{}\n", pid - 20)),
+        _ => None,
+    };
+    let living = |pids: &[u32]| targets::living_processes(pids, status);
+    assert!(living(&[]).unwrap().is_empty());
+    assert_eq!(living(&[11, 1, 99, 2]).unwrap(), [1, 2]);
+    assert_error(&living(&[99, 11]).unwrap_err(), 1, &["no such process: 99"]);
+    assert_error(&living(&[1, 22]).unwrap_err(), 1, &["22 is a thread"]);
+}
+
 #[test]
 fn processes_threads_and_the_dead_are_told_apart() {
     let status = |state: &str, tgid: u32| {
         format!("Name:\tx\nUmask:\t0022\nState:\t{state}\nTgid:\t{tgid}\nPid:\t50\n")
     };
-    check_process(50, Some(&status("S (sleeping)", 50))).unwrap();
-    check_process(50, Some(&status("I (idle)", 50))).unwrap();
+    check_process(Some(&status("S (sleeping)", 50))).unwrap();
+    check_process(Some(&status("I (idle)", 50))).unwrap();
     // Its first thread has ended, others have not.
     let leaderless = format!("{}Threads:\t2\n", status("Z (zombie)", 50));
-    check_process(50, Some(&leaderless)).unwrap();
-    let check = |text: Option<&str>| check_process(50, text).unwrap_err();
+    check_process(Some(&leaderless)).unwrap();
+    let check = |text: Option<&str>| check_process(text).unwrap_err();
     assert_error(&check(None), 1, &["no such process: 50"]);
     assert_error(&check(Some("")), 1, &["no such process: 50"]);
     assert_error(
@@ -186,13 +206,13 @@ fn processes_threads_and_the_dead_are_told_apart() {
 fn a_process_name_cannot_pose_as_another_field() {
     // The kernel escapes newlines in names, so a field can only begin at a line's start.
     let status = "Name:\tState:\\nTgid:\t7\nState:\tR (running)\nTgid:\t50\n";
-    check_process(50, Some(status)).unwrap();
+    check_process(Some(status)).unwrap();
 }
 
 #[test]
 fn this_test_is_a_process_and_kernel_threads_are_too() {
     let own = std::process::id();
-    check_process(own, read_text("/proc/self/status").as_deref()).unwrap();
+    assert_eq!(living_processes(&[own]).unwrap(), [own]);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 mod open;
 mod root;
-mod vdso;
+pub mod vdso;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

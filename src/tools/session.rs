@@ -75,10 +75,7 @@ impl Context {
 
     fn new(common: &CommonArgs) -> Result<Self> {
         preflight::Facts::read().check()?;
-        for pid in &common.pids {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok();
-            preflight::check_process(*pid, status.as_deref())?;
-        }
+        let pids = preflight::living_processes(&common.pids)?;
         let cgroup = common
             .cgroup
             .as_deref()
@@ -86,8 +83,8 @@ impl Context {
             .transpose()?;
         Ok(Self {
             kernel: KernelBtf::read()?,
-            filters_tasks: !common.pids.is_empty() || cgroup.is_some(),
-            pids: common.pids.clone(),
+            filters_tasks: !pids.is_empty() || cgroup.is_some(),
+            pids,
             cgroup,
             timestamps: common.timestamps,
         })

@@ -15,10 +15,10 @@ use flame::profile::unwind::abi::{CODE_BEFORE, FRAMES_MAX, INTERRUPTED, MappingE
 use flame::profile::unwind::elf::ElfLayout;
 use flame::profile::unwind::maps::{Mapping, TableId, UnwindMaps};
 use flame::profile::unwind::table::Table;
-use flame::profile::unwind::vdso;
 use flame::profile::unwind::walk::{
     AddressSpace, Captured, Registers, Walk, WithoutCfi, unwind_user,
 };
+use flame::symbolize::modules::vdso;
 use object::{Object, ObjectSymbol, SymbolKind};
 use perf_event_open_sys as perf;
 
@@ -387,7 +387,7 @@ impl Process {
             }
             let module = modules.entry(path.clone()).or_insert_with(|| {
                 let bytes = if path == "[vdso]" {
-                    vdso::read().unwrap()
+                    vdso::read_own().unwrap()
                 } else {
                     {
                         // Unlike maps, map_files does not pad its addresses.

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let bytes = crate::profile::unwind::vdso::read().unwrap();
+        let bytes = crate::symbolize::modules::vdso::read_own().unwrap();
         let layout = ElfLayout::read(bytes.as_slice()).unwrap();
         Table::build(
             &layout,

@@ -9,9 +9,9 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::abi::{LINE_WORDS, MAPPINGS_MAX, MappingEntry, ProcessEntry, TABLES_MAX, mapping_kind};
 use super::elf::ElfLayout;
-use super::raw_map;
 use super::runs::{Place, Runs};
 use super::table::Table;
+use crate::bpf::raw_map;
 
 const PAGE_BYTES: usize = 4096;
 

@@ -16,11 +16,9 @@ pub mod cache;
 pub mod elf;
 pub mod live;
 pub mod maps;
-mod raw_map;
 pub mod rule;
 mod runs;
 pub mod table;
-pub mod vdso;
 pub mod walk;
 
 /// A module as the unwinder sees it.

@@ -12,6 +12,7 @@ use crate::profile::processes::proc_fs;
 const VDSO_BYTES_MAX: u64 = 1 << 20;
 
 /// The image our own process has mapped.
+#[must_use]
 pub fn read_own() -> Option<Vec<u8>> {
     let pid = std::process::id();
     let mut range = None;
@@ -25,6 +26,7 @@ pub fn read_own() -> Option<Vec<u8>> {
 }
 
 /// The image that `pid` has mapped at `range`; `None` when the process is gone or denies it.
+#[must_use]
 pub fn read(pid: u32, range: (u64, u64)) -> Option<Vec<u8>> {
     let bytes = range
         .1

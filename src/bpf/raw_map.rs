@@ -4,9 +4,9 @@
 //! (`include/uapi/linux/bpf.h`); the kernel takes the rest as zero.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::bpf::syscall::{BatchAttr, ElementAttr, bpf};
+use super::syscall::{BatchAttr, ElementAttr, bpf, bpf_fd};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -44,9 +44,7 @@ pub fn create_inner_array(name: [u8; 16], value_size: u32, entries: u32) -> io::
         map_name: name,
         ..CreateAttr::default()
     };
-    let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    bpf_fd(BPF_MAP_CREATE, &mut attr)
 }
 
 /// Sets one element of a map whose keys are 32-bit. `V` is laid out as the map's value.
