@@ -88,12 +88,3 @@ pub(super) fn is_empty(map: BorrowedFd<'_>) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
-
-/// The memory a map holds, as the kernel tells it in the descriptor's `fdinfo` (`memlock:`).
-pub(super) fn memory_bytes(map: BorrowedFd<'_>) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd())).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("memlock:"))?;
-    line.trim().parse().ok()
-}

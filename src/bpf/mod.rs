@@ -6,6 +6,7 @@
 
 mod attach;
 mod batch;
+mod fdinfo;
 mod kernel_btf;
 mod kprobe_multi;
 mod perf_link;
@@ -304,13 +305,24 @@ impl Bpf {
         totals
     }
 
+    /// How often a program was not run because its CPU was running it already, and an interrupt hit
+    /// the same hook. Kernels count that since 5.12.
+    #[must_use]
+    pub fn missed_runs(&self) -> u64 {
+        let programs = self.ebpf.programs();
+        let missed = programs.filter_map(|(_, program)| {
+            fdinfo::number(program.fd().ok()?.as_fd(), "recursion_misses")
+        });
+        missed.sum()
+    }
+
     /// Bytes of kernel memory that the object's maps hold.
     #[must_use]
     pub fn map_memory_bytes(&self) -> u64 {
         self.ebpf
             .maps()
             .filter_map(|(_, map)| map_data(map).ok())
-            .filter_map(|data| batch::memory_bytes(data.fd().as_fd()))
+            .filter_map(|data| fdinfo::number(data.fd().as_fd(), "memlock"))
             .sum()
     }
 

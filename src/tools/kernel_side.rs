@@ -105,18 +105,16 @@ impl Losses {
         Ok(sum)
     }
 
-    /// Each with its cause and count, without the zeros.
+    /// Each with its cause.
     #[must_use]
     pub fn named(&self) -> Vec<(&'static str, u64)> {
-        let mut named = vec![
+        vec![
             ("start_map_full", self.start_map_full),
             ("report_map_full", self.report_map_full),
             ("ring_full", self.ring_full),
             ("end_without_start", self.end_without_start),
             ("not_reported", self.not_reported),
-        ];
-        named.retain(|(_, count)| *count > 0);
-        named
+        ]
     }
 }
 

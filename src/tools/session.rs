@@ -275,10 +275,8 @@ impl Session {
         object.insert("time".into(), clock::unix_seconds().into());
         if let Some(seconds) = seconds {
             object.insert("seconds".into(), seconds.into());
-            let losses = self.losses()?;
+            let losses = self.losses()?.into_iter();
             let losses: Map<_, _> = losses
-                .named()
-                .into_iter()
                 .map(|(cause, count)| (cause.to_owned(), count.into()))
                 .collect();
             object.insert("losses".into(), losses.into());
@@ -294,12 +292,19 @@ impl Session {
             .context("cannot write to standard output")
     }
 
-    fn losses(&self) -> Result<Losses> {
-        self.tool.bpf().map_or(Ok(Losses::default()), Losses::read)
+    /// What was not counted since the tool was attached, by cause, without zeros.
+    fn losses(&self) -> Result<Vec<(&'static str, u64)>> {
+        let Some(bpf) = self.tool.bpf() else {
+            return Ok(Vec::new());
+        };
+        let mut losses = Losses::read(bpf)?.named();
+        losses.push(("nested", bpf.missed_runs()));
+        losses.retain(|(_, count)| *count > 0);
+        Ok(losses)
     }
 
     fn tell_losses(&self) -> Result<()> {
-        for (cause, count) in self.losses()?.named() {
+        for (cause, count) in self.losses()? {
             let _ = writeln!(io::stderr(), "not counted: {count} ({cause})");
         }
         Ok(())
