@@ -222,6 +222,7 @@ impl Facts {
 pub fn check_profile(config: &ProfileConfig) -> Result<(), Error> {
     Facts::read().check()?;
     if let Targets::Pids(pids) = &config.targets {
+        // The session leaves out who has ended by itself: more may before it follows them.
         living_processes(pids)?;
     }
     if let Some(path) = &config.cgroup {

@@ -34,16 +34,13 @@ pub(super) fn living_processes(
             Found::Thread(error) => return Err(error),
         }
     }
-    if !living.is_empty() {
-        for (pid, _) in ended {
-            tracing::warn!("process {pid} has ended: going on without it");
-        }
-        return Ok(living);
+    if living.is_empty() && !ended.is_empty() {
+        return Err(ended.swap_remove(0).1);
     }
-    ended
-        .into_iter()
-        .next()
-        .map_or(Ok(living), |(_, error)| Err(error))
+    for (pid, _) in ended {
+        tracing::warn!("process {pid} has ended: going on without it");
+    }
+    Ok(living)
 }
 
 fn find_process(pid: u32, status: Option<&str>) -> Found {
